@@ -1,0 +1,171 @@
+"""Every number of zbroker, with its unit last in the name and its reason beside it.
+
+Nothing else in the tree holds a bound, a wait or a size of its own. Relations between numbers are
+asserted at the end of this file, so that a change which breaks one fails at import. What a user may
+tune is a key of `config.py`, whose default is a number of this file.
+"""
+
+# --- wire: frames and headers (PROTOCOL.md, Frames) -------------------------------------------
+PROTOCOL_VERSION = 1
+PROTOCOL_VERSION_MIN = 1
+ADDRESS_FRAMES_MAX = 4
+HEADER_BYTES_MAX = 64 * 1024
+REPLY_HEADER_BYTES_MAX = 1 << 20  # plain replies carry their table in the header
+REQUEST_FRAMES_MAX = 64  # payload frames of a request
+REPLY_FRAMES_MAX = 1024  # payload frames of a reply
+REQUEST_ID_CHARS_MAX = 64
+INTEGER_MAX = (1 << 53) - 1  # JavaScript reads no larger integer exactly
+QUEUES_A_REQUEST_MAX = 512  # 512 fetch entries are 13 kB of header and 60 us to decode
+RETURN_ADDRESS_BYTES_MAX = 64
+
+# --- wire: names and messages (PROTOCOL.md, Limits) -------------------------------------------
+TOPIC_CHARS_MAX = 127
+GROUP_CHARS_MAX = 120
+BODY_BYTES_MAX = 4 << 20
+TAG_BYTES_MAX = 127
+KEYS_MAX = 16
+KEY_BYTES_MAX = 128
+HEADERS_BYTES_MAX = 32 * 1024  # names and values in sum
+BATCH_RAW_BYTES_MAX = 16 << 20  # payload before compression
+BATCH_MESSAGES_MAX = 65_536  # bounds what one decode may hold up the loop for
+BATCH_HEADER_BYTES = 52
+REQUEST_BYTES_MAX = BATCH_RAW_BYTES_MAX + (1 << 20)  # all payload frames of one request
+FETCH_BYTES_MAX = 16 << 20  # of one reply; one record always comes, so a reply may exceed it once
+FETCH_BYTES_DEFAULT = 512 * 1024  # hotpath 3: 256 to 512 KiB and two requests in flight
+PLAIN_FETCH_MESSAGES_MAX = 1000
+TAGS_A_FILTER_MAX = 64
+FRAME_BYTES_MAX = REQUEST_BYTES_MAX + HEADER_BYTES_MAX  # ZMQ_MAXMSGSIZE of every bound socket
+COMPRESS_FROM_BYTES = 1024
+COMPRESS_GAIN_PERCENT = 10
+
+# --- wire: waits ---------------------------------------------------------------------------
+WAIT_MS_MAX = 30_000
+REPLY_GRACE_MS = 5_000  # a client waits wait_ms + this for an answer
+PING_EVERY_MS = 500  # while requests are outstanding
+PING_SILENCES_MAX = 3
+NOT_YET_WAIT_MS = 1_000  # a request for a topic id the worker has not applied is held so long
+
+# --- net: sockets (reliability B) --------------------------------------------------------------
+SOCKET_HWM_MESSAGES = 1_000  # a peer and direction
+SOCKET_BACKLOG = 1_024
+HANDSHAKE_MS = 3_000
+HEARTBEAT_MS = 2_000
+HEARTBEAT_TIMEOUT_MS = 6_000
+HEARTBEAT_TTL_MS = 10_000
+RECONNECT_MS = 20
+RECONNECT_MAX_MS = 1_000
+SOCKETS_MAX = 20_000
+LIBZMQ_VERSION_MIN = (4, 3, 5)
+SWITCH_INTERVAL_S = 0.0005  # of server processes with a helper thread (hotpath 1)
+MEMORY_BYTES_MAX = 1 << 30  # RLIMIT_DATA of every server process: endless multipart ends here
+
+# --- worker: turns (hotpath 1) -------------------------------------------------------------------
+TURN_REQUESTS_MAX = 256
+TURN_BYTES_MAX = 2 << 20
+SYNC_INLINE_AVERAGE_MS = 1.0
+SYNC_INLINE_LEAVE_MS = 2.0
+SYNC_INLINE_RETURN_FAST = 300  # so many fast syncs in a row before the helper is left again
+SYNC_AVERAGE_WEIGHT = 0.05
+GATHER_PERCENT = 10
+GATHER_MAX_MS = 2.0
+MARK_IDLE_MS = 100
+LOOP_POLL_MAX_MS = 1_000
+PARKED_POLLS_MAX = 10_000
+REPLIES_HELD_MAX = 65_536
+FLUSH_INTERVAL_MAX_MS = 500  # async: upper bound between an answer and its sync
+
+# --- store (FORMAT.md) ------------------------------------------------------------------------------
+FORMAT_VERSION = 1
+RECORD_ALIGN_BYTES = 16
+RECORD_HEADER_BYTES = 80
+RECORD_BYTES_MAX = REQUEST_BYTES_MAX + TURN_BYTES_MAX + (1 << 20)
+META_BYTES_MAX = 64 * 1024
+SEGMENT_BYTES_MIN = 8 << 20
+SEGMENT_BYTES_MAX = 256 << 20
+SEGMENT_RECORDS_MAX = 262_144  # bounds the index in memory (12 MiB) and the replay (1.5 s)
+SEGMENT_ZERO_CHUNK_BYTES = 256 * 1024
+SEGMENT_ZERO_PAUSE_MS = 2
+SEGMENTS_MAX = 65_536
+WRITE_BUFFERS_MAX = 1_024  # IOV_MAX of pwritev
+CHECKPOINT_CHUNK_BYTES = 1 << 20
+SNAPSHOT_EVERY_BYTES = 64 << 20
+SNAPSHOT_EVERY_RECORDS = 65_536
+INDEX_CACHE_BYTES = 16 << 20
+OPEN_SEGMENTS_MAX = 64  # file descriptors for reading sealed segments
+RESERVE_BYTES = 2 << 20  # room for state records when publishing is refused; already allocated
+MIN_FREE_PERCENT = 5
+MIN_FREE_BYTES = 2 << 30
+FREE_CHECK_EVERY_MS = 1_000
+RETENTION_MS = 72 * 3_600_000
+RETENTION_CHECK_EVERY_MS = 10_000
+RECOVERY_REPORT_EVERY_MS = 1_000
+OFFSET_JUMP = 1 << 24  # after a start that may have lost acknowledged bytes (ARCHITECTURE 6)
+READ_RECORDS_MAX = 4_096  # records one fetch may verify: bounds the turn
+
+# --- shard ---------------------------------------------------------------------------------------
+SHARDS_MAX = 64
+QUEUES_A_TOPIC_DEFAULT = 8
+QUEUES_A_TOPIC_MAX = 1_024
+TOPICS_MAX = 100_000
+DELETED_NAME_MS = 3_600_000  # a deleted name is not created on send for so long
+PRODUCERS_MAX = 100_000
+PRODUCER_IDLE_MS = 3_600_000
+PRODUCER_WINDOW_BATCHES = 32  # in flight a queue, and remembered results
+PROGRESS_RANGES_MAX = 1_000
+PROGRESS_INTERVAL_MS = 1_000
+PROGRESS_INTERVAL_MAX_MS = 10_000
+PROGRESS_BYTES_A_SECOND = 64 * 1024
+PROGRESS_PERCENT = 10
+PROGRESS_ENTRIES_A_REQUEST_MAX = 512
+FOLLOW_WAIT_MS = 10_000
+CONFIRM_WAIT_MS = 5_000  # a create answers when the live shards have confirmed, at most so long
+FOLLOW_TOPICS_MAX = 500  # topics in one answer to a follower
+
+# --- nameserver, gateway -------------------------------------------------------------------------
+REGISTER_EVERY_MS = 10_000
+REGISTER_EXPIRY_MS = 30_000
+REGISTER_DELAY_MS = 50
+NAMESERVER_YOUNG_MS = 12_000
+BROKERS_MAX = 1_000
+ROUTES_TOPICS_MAX = 1_000  # topics in one answer of `routes`
+GATEWAY_PENDING_MAX = 65_536
+
+# --- supervisor --------------------------------------------------------------------------------
+WORKERS_DEFAULT_MAX = 4
+RESTART_DELAY_MIN_MS = 100
+RESTART_DELAY_MAX_MS = 5_000
+RESTART_FAILURES_MAX = 5
+RESTART_FAILED_EVERY_MS = 30_000
+SILENCE_KILL_MS = 30_000
+PROBE_EVERY_MS = 1_000
+READY_WAIT_MS = 60_000
+DRAIN_MS = 5_000
+LOG_FILE_BYTES = 10 << 20
+LOG_FILES = 5
+
+# --- client --------------------------------------------------------------------------------------
+CLIENT_TIMEOUT_S = 30.0
+CLIENT_CONNECT_S = 5.0
+RETRY_MIN_MS = 20
+RETRY_MAX_MS = 1_000
+ROUTES_REFRESH_MS = 30_000
+ROUTES_RETRY_MS = 100
+LINGER_S = 0.002
+BATCH_MESSAGES = 1_000
+BATCH_BYTES = 1 << 20
+BUFFER_MESSAGES = 100_000
+BUFFER_BYTES = 64 << 20
+SEND_DEADLINE_MAX_MS = 120_000  # far below PRODUCER_IDLE_MS: a retry meets its dedupe entry
+POLL_MESSAGES_DEFAULT = 500
+LONG_POLL_MS = 15_000
+CLOSE_FLUSH_S = 5.0
+FETCHES_IN_FLIGHT = 2
+PREFETCH_BYTES = 32 << 20
+
+assert RECORD_HEADER_BYTES % RECORD_ALIGN_BYTES == 0
+assert BODY_BYTES_MAX < BATCH_RAW_BYTES_MAX < REQUEST_BYTES_MAX < RECORD_BYTES_MAX
+assert SEND_DEADLINE_MAX_MS * 10 <= PRODUCER_IDLE_MS, "a retry must meet its dedupe entry"
+assert SEGMENT_BYTES_MIN > RESERVE_BYTES + TURN_BYTES_MAX
+assert LONG_POLL_MS <= WAIT_MS_MAX
+assert PING_EVERY_MS * PING_SILENCES_MAX < REPLY_GRACE_MS
+assert REGISTER_EVERY_MS * 3 <= REGISTER_EXPIRY_MS
