@@ -7,6 +7,7 @@ a timer early nor sends store times back (COUNTEREXAMPLES 6.3).
 
 from __future__ import annotations
 
+import datetime
 import time
 
 
@@ -18,6 +19,12 @@ def monotonic_ms() -> int:
 def wall_ms() -> int:
     """Milliseconds since 1970, as the machine believes."""
     return time.time_ns() // 1_000_000
+
+
+def utc_text(milliseconds: int) -> str:
+    """An instant as users read it: ISO 8601, UTC, with milliseconds."""
+    when = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+    return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03d}Z"
 
 
 class ShardClock:

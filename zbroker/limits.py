@@ -84,12 +84,13 @@ SEGMENT_BYTES_MIN = 8 << 20
 SEGMENT_BYTES_MAX = 256 << 20
 SEGMENT_RECORDS_MAX = 262_144  # bounds the index in memory (12 MiB) and the replay (1.5 s)
 SEGMENT_ZERO_CHUNK_BYTES = 256 * 1024
-SEGMENT_ZERO_PAUSE_MS = 2
+SEGMENT_EPOCHS_BYTES = 64 * 1024  # of every segment, for EPOCH, MARK and ROLL alone: 600 restarts
 SEGMENTS_MAX = 65_536
 WRITE_BUFFERS_MAX = 1_024  # IOV_MAX of pwritev
 CHECKPOINT_CHUNK_BYTES = 1 << 20
 SNAPSHOT_EVERY_BYTES = 64 << 20
 SNAPSHOT_EVERY_RECORDS = 65_536
+SCAN_WINDOW_BYTES = 4 << 20  # one read of recovery and check
 INDEX_CACHE_BYTES = 16 << 20
 OPEN_SEGMENTS_MAX = 64  # file descriptors for reading sealed segments
 RESERVE_BYTES = 2 << 20  # room for state records when publishing is refused; already allocated
@@ -128,14 +129,31 @@ REGISTER_DELAY_MS = 50
 NAMESERVER_YOUNG_MS = 12_000
 BROKERS_MAX = 1_000
 ROUTES_TOPICS_MAX = 1_000  # topics in one answer of `routes`
-GATEWAY_PENDING_MAX = 65_536
+NAMESERVER_ROUTES_MAX = 400_000  # rows in memory, of all brokers: some 300 MB
+REGISTER_TOPICS_A_FRAME = 2_000  # of the full state: at most 12 MB with 1,024 queues each
+REGISTER_TOPICS_A_MS = 20  # a full state goes out at most so often: 100,000 topics every 5 s
+ROUTES_COST_MAX = 900_000  # about the bytes of one answer, below REPLY_HEADER_BYTES_MAX
+GATEWAY_RETRY_MS = 50  # a worker that is not there is asked so often: it is seen when it is up
+GATEWAY_UNHEARD_BYTES_MAX = 64 << 20  # forwarded to a worker since its last sign of life
+GATEWAY_LEAVE_MS = 200  # a stop waits so long for the NameServers to hear of it
 
 # --- supervisor --------------------------------------------------------------------------------
+NAMESERVER_PORT = 9_876
+GATEWAY_PORT = 10_911
+WORKER_PORT = 10_921  # of worker 0; the others follow
+PORT_BASE_WORKERS = 10  # with a port base: NameServer + 0, gateway + 1, workers + 10 up
+PORT_BASE_MAX = 65_535 - PORT_BASE_WORKERS - SHARDS_MAX
 WORKERS_DEFAULT_MAX = 4
 RESTART_DELAY_MIN_MS = 100
 RESTART_DELAY_MAX_MS = 5_000
 RESTART_FAILURES_MAX = 5
 RESTART_FAILED_EVERY_MS = 30_000
+RESTART_REFUSALS_MAX = 3  # before the first ready: the dying of a former life may hold a lock still
+EVENT_LINE_BYTES_MAX = 64 * 1024
+SUPERVISOR_WAIT_MS = 1_000  # a lost wake-up costs no more than this
+STATUS_CPU_WINDOW_S = 0.2
+STATUS_ASK_S = 1.0
+UNIX_PATH_BYTES_MAX = 107  # sun_path without its zero
 SILENCE_KILL_MS = 30_000
 PROBE_EVERY_MS = 1_000
 READY_WAIT_MS = 60_000
@@ -160,6 +178,14 @@ POLL_MESSAGES_DEFAULT = 500
 LONG_POLL_MS = 15_000
 CLOSE_FLUSH_S = 5.0
 FETCHES_IN_FLIGHT = 2
+CREATES_IN_FLIGHT = 64  # of topics, on first send
+SEND_WAIT_MAX_S = SEND_DEADLINE_MAX_MS / 1000 + 10.0  # a lost I/O thread ends a wait here
+PRODUCES_IN_FLIGHT = 4  # requests a worker: while they fly, batches grow (hotpath 5 and 6)
+PRODUCE_BYTES = 2 << 20  # batches of one request in sum, as a turn of the worker takes
+PRODUCE_ENTRY_BYTES = 48  # of a header: one batch without the topic's name
+PRODUCE_HEADER_BYTES = 60 * 1024  # of the entries of a request, below HEADER_BYTES_MAX
+BATCH_BYTES_A_MESSAGE = 8  # array head and body head of a bare message, rounded up
+FETCH_REPLACED_AFTER_MS = 20  # a fetch out for longer is parked: a newer one may end it
 PREFETCH_BYTES = 32 << 20
 
 assert RECORD_HEADER_BYTES % RECORD_ALIGN_BYTES == 0
@@ -167,5 +193,8 @@ assert BODY_BYTES_MAX < BATCH_RAW_BYTES_MAX < REQUEST_BYTES_MAX < RECORD_BYTES_M
 assert SEND_DEADLINE_MAX_MS * 10 <= PRODUCER_IDLE_MS, "a retry must meet its dedupe entry"
 assert SEGMENT_BYTES_MIN > RESERVE_BYTES + TURN_BYTES_MAX
 assert LONG_POLL_MS <= WAIT_MS_MAX
+assert REGISTER_TOPICS_A_FRAME * REQUEST_FRAMES_MAX >= TOPICS_MAX
+assert GATEWAY_UNHEARD_BYTES_MAX > 2 * FRAME_BYTES_MAX
+assert ROUTES_COST_MAX < REPLY_HEADER_BYTES_MAX
 assert PING_EVERY_MS * PING_SILENCES_MAX < REPLY_GRACE_MS
 assert REGISTER_EVERY_MS * 3 <= REGISTER_EXPIRY_MS

@@ -48,6 +48,7 @@ class Loop:
         boot: random text of this process life, in every reply.
         wakes: by file descriptor, what to call when it is readable.
         commit: called once a turn between the mind's tick and the sends.
+        unsent: told of a message that could not be sent, and when; says what to send instead.
     """
 
     def __init__(
@@ -57,13 +58,14 @@ class Loop:
         boot: str,
         wakes: dict[int, Callable[[], None]] | None = None,
         commit: Callable[[int], None] | None = None,
+        unsent: Callable[[Send, int], Send | None] | None = None,
     ) -> None:
         self.mind, self.boot = mind, boot
         self.turns = 0
         self._ports = {port.name: port for port in ports}
         self._by_socket = {port.socket: port for port in self._ports.values()}
         self._wakes = wakes or {}
-        self._commit = commit
+        self._commit, self._unsent = commit, unsent
         self._poller = zmq.Poller()
         self._stopping = False
         for port in self._ports.values():
@@ -108,7 +110,10 @@ class Loop:
     def send_all(self) -> None:
         """Sends what the mind has to say."""
         for send in self.mind.take_outgoing():
-            self._ports[send.door].send(send.frames)
+            if not self._ports[send.door].send(send.frames) and self._unsent:
+                instead = self._unsent(send, monotonic_ms())
+                if instead:
+                    self._ports[instead.door].send(instead.frames)
 
     def _wait_ms(self) -> int:
         deadline = self.mind.next_deadline()

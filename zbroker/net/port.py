@@ -109,14 +109,32 @@ def bind(ctx: zmq.Context[zmq.Socket[bytes]], name: str, endpoint: str) -> Port:
     except zmq.ZMQError as error:
         socket.close(0)
         raise _bind_error(endpoint, error) from None
-    bound = socket.get(zmq.LAST_ENDPOINT).decode().rstrip("\0")
+    bound = socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
     return Port(name, socket, bound, serving=True)
 
 
-def connect(ctx: zmq.Context[zmq.Socket[bytes]], name: str, endpoint: str) -> Port:
-    """Connects a DEALER; whether somebody is there shows only by an answer."""
+def connect(
+    ctx: zmq.Context[zmq.Socket[bytes]], name: str, endpoint: str, *, queue: bool = True
+) -> Port:
+    """Connects a DEALER; whether somebody is there shows only by an answer.
+
+    Args:
+        ctx: the process's context.
+        name: the door's name.
+        endpoint: of a ROUTER.
+        queue: messages for a peer that is not connected wait for it; False: they are not sent.
+
+    Raises:
+        ZBrokerError: the endpoint is not readable.
+    """
     socket = _socket(ctx, zmq.DEALER)
-    socket.connect(endpoint)
+    socket.set(zmq.IMMEDIATE, 0 if queue else 1)
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close(0)
+        reason = os.strerror(error.errno or 0)
+        raise make("INVALID_ARGUMENT", f"{endpoint} is no address: {reason}") from None
     return Port(name, socket, endpoint, serving=False)
 
 
@@ -147,3 +165,10 @@ def _bind_error(endpoint: str, error: zmq.ZMQError) -> ZBrokerError:
 def port_of(endpoint: str) -> int:
     """The TCP port of an endpoint, 0 if it has none."""
     return urlsplit(endpoint).port or 0
+
+
+def advertised(endpoint: str, host: str) -> str:
+    """What clients are told: `host` with the port of a bound endpoint; as bound without a host."""
+    if not host:
+        return endpoint
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{port_of(endpoint)}"

@@ -37,9 +37,11 @@ HEADER_BYTES = limits.RECORD_HEADER_BYTES
 MORE, CARRIED = 1, 2
 
 _HEAD = struct.Struct("<IIIBBHQQIIqIIQQII")
+_COVERED = struct.Struct("<IBBHQQIIqIIQQII")  # what the checksum covers of the header
 _FOREVER = struct.Struct("<IIIBBH")
 _MAGIC_CRC = struct.Struct("<II")
 _ALIGN = limits.RECORD_ALIGN_BYTES
+_crc, _extend_crc = google_crc32c.value, google_crc32c.extend
 _PADDING = [bytes(size) for size in range(_ALIGN)]
 assert _HEAD.size == HEADER_BYTES
 
@@ -145,22 +147,42 @@ def encode(
         flags, queue_id, base_offset, count, tag_bits, meta: see `Record`.
         body: whole batches.
     """
+    return encode_sized(
+        kind, position, synced, epoch, time_ms, flags, queue_id, base_offset, count, tag_bits,
+        meta, body,
+    )[0]
+
+
+def encode_sized(
+    kind: int,
+    position: int,
+    synced: int,
+    epoch: tuple[int, int],
+    time_ms: int,
+    flags: int,
+    queue_id: int,
+    base_offset: int,
+    count: int,
+    tag_bits: int,
+    meta: bytes,
+    body: Sequence[bytes],
+) -> tuple[list[bytes], int]:
+    """The hot form of `encode`: positional, and tells the padded length too."""
     length = HEADER_BYTES + len(meta)
     for part in body:
         length += len(part)
-    head = _HEAD.pack(
-        MAGIC, 0, length, VERSION, kind, flags, position, synced, epoch[0], epoch[1], time_ms,
-        queue_id, len(meta), base_offset, tag_bits, count, 0,
-    )
-    extend = google_crc32c.extend
-    crc = google_crc32c.value(head[8:] + meta)
+    covered = _COVERED.pack(
+        length, VERSION, kind, flags, position, synced, epoch[0], epoch[1], time_ms, queue_id,
+        len(meta), base_offset, tag_bits, count, 0,
+    ) + meta
+    crc = _crc(covered)
     for part in body:
-        crc = extend(crc, part)
-    buffers = [_MAGIC_CRC.pack(MAGIC, crc) + head[8:] + meta, *body]
+        crc = _extend_crc(crc, part)
+    buffers = [_MAGIC_CRC.pack(MAGIC, crc) + covered, *body]
     pad = -length % _ALIGN
     if pad:
         buffers.append(_PADDING[pad])
-    return buffers
+    return buffers, length + pad
 
 
 def parse(data: bytes, at: int, position: int) -> Record | None:
@@ -201,6 +223,21 @@ def parse(data: bytes, at: int, position: int) -> Record | None:
         fields[11], fields[13], fields[15], fields[14], data[meta_at:meta_end],
         data[meta_end : at + length],
     )
+
+
+def claimed_length(data: bytes) -> int:
+    """The length that a record at the head of `data` claims, 0 if no record can begin so."""
+    if len(data) < HEADER_BYTES:
+        return 0
+    magic, _, length, *_ = _FOREVER.unpack_from(data)
+    return length if magic == MAGIC and length <= limits.RECORD_BYTES_MAX else 0
+
+
+def claims(data: bytes, at: int, position: int) -> bool:
+    """Whether the bytes at `at` claim to be a record of `position`: worth a checksum."""
+    if len(data) - at < HEADER_BYTES or at % _ALIGN:
+        return False
+    return data[at + 16 : at + 24] == position.to_bytes(8, "little")
 
 
 def walk(data: bytes, position: int) -> Iterable[Record]:

@@ -72,7 +72,7 @@ def decode_request(header: bytes) -> ops.AnyRequest:
         BadRequest: with the error to answer.
     """
     try:
-        request = _request_decoder.decode(header)
+        request: ops.AnyRequest = _request_decoder.decode(header)
     except _BROKEN as error:
         raise _explain(header, error) from None
     if request.v != limits.PROTOCOL_VERSION and type(request) is not ops.Hello:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import msgspec
 
 from zbroker import limits
-from zbroker.errors import Malformed, TooLarge
-from zbroker.wire.ops import AnyRequest
+from zbroker.errors import Malformed, TooLarge, ZBrokerError
+from zbroker.wire import codec
+from zbroker.wire.ops import AnyRequest, Value
 
 
 class Envelope(NamedTuple):
@@ -97,3 +98,15 @@ class Send(msgspec.Struct, gc=False):
 
     door: str
     frames: list[bytes]
+
+
+def result_to(event: Arrived, boot: str, result: Value) -> Send:
+    """The reply to a request that carries a result."""
+    header = codec.encode_result(event.request.id, boot, result)
+    return Send(event.door, [*event.address, header])
+
+
+def error_to(event: Arrived, boot: str, error: ZBrokerError) -> Send:
+    """The reply to a request that carries an error."""
+    header = codec.encode_error(event.request.id, boot, error)
+    return Send(event.door, [*event.address, header])

@@ -7,7 +7,7 @@ than in characters is checked once a batch, only for batches that have such fiel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Any
 
 import google_crc32c
@@ -52,11 +52,20 @@ class _Bare(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=Tru
     body: _Body
 
 
+class _Tagged(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    body: _Body
+    tag: _Tag
+
+
 _bare_decoder = msgspec.msgpack.Decoder(list[_Bare])
+_tagged_decoder = msgspec.msgpack.Decoder(list[_Tagged])
 _stored_decoder = msgspec.msgpack.Decoder(list[Stored])
 _sparse_decoder = msgspec.msgpack.Decoder(tuple[list[int], list[Stored]])
 _encoder = msgspec.msgpack.Encoder()
-_BARE_HEAD = 0x91
+_BARE_HEAD, _TAGGED_HEAD = 0x91, 0x92
+_ARRAY_HEADS = (0xDC, 0xDD)  # of 16 elements and more
+_BIN_HEADS = {0xC4: 3, 0xC5: 4, 0xC6: 6}  # bytes up to the body, the array's own one included
+_UNIFORM_FROM = 16  # messages; below that the decoder is as fast
 
 
 def encode_messages(messages: Sequence[Message | tuple[bytes]]) -> bytes:
@@ -85,7 +94,7 @@ def decode_sparse(payload: bytes | memoryview) -> tuple[list[int], list[Stored]]
         raise Malformed(f"payload of a sparse batch: {error}") from None
 
 
-def check_payload(payload: bytes | memoryview, count: int, tag_bits: int) -> None:
+def check_payload(payload: bytes, count: int, tag_bits: int) -> None:
     """Checks that a payload is an array of `count` messages within the limits.
 
     Args:
@@ -97,25 +106,44 @@ def check_payload(payload: bytes | memoryview, count: int, tag_bits: int) -> Non
         Malformed: another count, another shape, or a tag whose bit is not in `tag_bits`.
         TooLarge: a tag, key or header over its limit in bytes.
     """
-    if _first_message_head(payload) == _BARE_HEAD:
-        try:
-            found = len(_bare_decoder.decode(payload))
-        except (msgspec.MsgspecError, RecursionError):
-            pass  # not all are bare: the full decoder says what is wrong, if anything
-        else:
-            _check_count(found, count)
-            if tag_bits and not tag_bits & 1:
-                raise Malformed("tag bits leave out untagged messages")
+    head = payload[0] if payload else 0
+    at = 1 if head & 0xF0 == 0x90 else 3 if head == 0xDC else 5
+    first = payload[at] if len(payload) > at else 0
+    try:
+        if first == _BARE_HEAD:
+            if count < _UNIFORM_FROM or not _is_uniform(payload, at, count):
+                _check_count(len(_bare_decoder.decode(payload)), count)
+            _check_tag_bits(("",), tag_bits)
             return
+        if first == _TAGGED_HEAD:
+            tagged = _tagged_decoder.decode(payload)
+            _check_count(len(tagged), count)
+            _check_tag_bits({message.tag for message in tagged}, tag_bits)
+            return
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        pass  # not all are alike: the full decoder says what is wrong, if anything
     messages = decode_messages(payload)
     _check_count(len(messages), count)
     _check_facts(messages, tag_bits)
 
 
-def _first_message_head(payload: bytes | memoryview) -> int:
-    head = payload[0] if len(payload) else 0
-    at = 1 if head & 0xF0 == 0x90 else 3 if head == 0xDC else 5
-    return payload[at] if len(payload) > at else 0
+def _is_uniform(payload: bytes, at: int, count: int) -> bool:
+    """Says whether behind `at` stand `count` bare bodies of one size, as in most batches.
+
+    Equal messages have equal heads at equal distances, and a strided slice compares them in C: ten
+    times the speed of decoding them.
+    """
+    stride, rest = divmod(len(payload) - at, count)
+    if rest or payload[0] not in _ARRAY_HEADS or int.from_bytes(payload[1:at]) != count:
+        return False
+    head_bytes = _BIN_HEADS.get(payload[at + 1], 0) if stride > 1 else 0
+    size = int.from_bytes(payload[at + 2 : at + head_bytes])
+    if not head_bytes or head_bytes + size != stride or size > limits.BODY_BYTES_MAX:
+        return False
+    return all(
+        payload[at + place :: stride] == payload[at + place : at + place + 1] * count
+        for place in range(head_bytes)
+    )
 
 
 def _check_count(found: int, count: int) -> None:
@@ -124,15 +152,18 @@ def _check_count(found: int, count: int) -> None:
 
 
 def _check_facts(messages: list[Stored], tag_bits: int) -> None:
-    tags = {message.tag for message in messages}
-    check_tags(tags)
-    if tag_bits and bits_of(tags) & ~tag_bits:
-        raise Malformed("tag bits leave out a tag of the batch")
+    _check_tag_bits({message.tag for message in messages}, tag_bits)
     for message in messages:
         if message.keys:
             check_keys(message.keys)
         if message.headers:
             check_headers(message.headers)
+
+
+def _check_tag_bits(tags: Collection[str], tag_bits: int) -> None:
+    check_tags(tags)
+    if tag_bits and bits_of(tags) & ~tag_bits:
+        raise Malformed("tag bits leave out a tag of the batch")
 
 
 def check_tags(tags: Iterable[str]) -> None:

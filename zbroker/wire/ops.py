@@ -29,6 +29,7 @@ Wait = Annotated[int, Meta(ge=0, le=limits.WAIT_MS_MAX)]
 QueueNumber = Annotated[int, Meta(ge=0, le=limits.QUEUES_A_TOPIC_MAX - 1)]
 ShardNumber = Annotated[int, Meta(ge=0, le=limits.SHARDS_MAX - 1)]
 Range = tuple[Int, Int]
+Generation = tuple[Int, Int, Int]
 _MANY = Meta(max_length=limits.QUEUES_A_REQUEST_MAX)
 _SOME = Meta(min_length=1, max_length=limits.QUEUES_A_REQUEST_MAX)
 
@@ -110,6 +111,7 @@ class TopicRoute(Value):
         queues: shard of queue 0, 1, 2 ...; -1 while that shard has not confirmed.
         key_queues: the queues that ordering keys are spread over.
         version: grows with each change of the topic.
+        placed: only in answers to `follow`: the shard of each queue, confirmed or not.
     """
 
     topic: str
@@ -119,6 +121,7 @@ class TopicRoute(Value):
     key_queues: list[int]
     version: int = 0
     settings: dict[str, Any] = {}
+    placed: list[int] = []
 
 
 class BrokerRoute(Value):
@@ -127,7 +130,7 @@ class BrokerRoute(Value):
     broker: str
     gateway: str
     workers: dict[int, str]
-    generation: tuple[int, int, int] = (0, 0, 0)
+    generation: Generation = (0, 0, 0)
     boot: str = ""
 
 
@@ -139,12 +142,21 @@ class Routes(Request, tag="routes"):
 
 
 class RoutesResult(Value):
-    """Brokers, the topics that are known, the names that are not; `more`: ask on after the last."""
+    """Brokers, and where the topics are: one row a topic and broker group.
+
+    Attributes:
+        not_found: names of which this process knows nothing; only the directory may say that a
+            topic does not exist.
+        more: the answer was cut: ask for all on after the last topic, by name for those that are
+            neither in `topics` nor in `not_found`.
+        young: this NameServer has started a moment ago and may not know every broker yet.
+    """
 
     brokers: list[BrokerRoute]
     topics: list[TopicRoute]
     not_found: list[str] = []
     more: bool = False
+    young: bool = False
 
 
 # --- producing ------------------------------------------------------------------------------------
@@ -217,7 +229,7 @@ class Fetch(Request, tag="fetch"):
     Attributes:
         wait_ms: how long to wait when there is nothing.
         max_bytes: of payload in sum; at least one record of one queue always comes.
-        max_messages: after so many no further record is begun; 0 is no bound.
+        max_messages: plain form only: at most so many messages, 0 is 1,000.
         tags: only messages with one of these tags; empty is all.
         group: a group's name: an offset below the queue's minimum continues at the minimum.
         session: a newer fetch of one session ends the older one that still waits.
@@ -458,11 +470,11 @@ class ConfirmResult(Value):
 
 
 class Register(Request, tag="register"):
-    """A broker's heartbeat. The full state is the payload frame: JSON list of TopicRoute.
+    """A broker's heartbeat. The full state is the payload: each frame a JSON list of TopicRoute.
 
     Attributes:
         route: the broker, its generation compared in order (term, start, counter).
-        full: a payload frame with all topics is there; else only the generation counts.
+        full: payload frames with all topics are there; else only the generation counts.
         leaving: the broker stops.
     """
 
@@ -472,9 +484,15 @@ class Register(Request, tag="register"):
 
 
 class RegisterResult(Value):
-    """`known`: the NameServer has the full state of that generation; else send it."""
+    """What the NameServer has of that broker.
+
+    Attributes:
+        known: it has the full state of that generation or of a newer one; else send it.
+        newest: the newest generation it has heard of.
+    """
 
     known: bool
+    newest: Generation = (0, 0, 0)
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -1,0 +1,149 @@
+"""The directory: shard 0 of a broker group knows which topics there are.
+
+One TOPIC record in its log is the commit point of a create or change, one TOPIC_END of a delete. The
+other shards follow by long poll, write QUEUE records into their own logs and confirm; a route shows
+a queue only when its shard has confirmed, and a create answers when the live shards have. Nothing is
+placed by `mod shards` at run time: the placement is recorded (COUNTEREXAMPLES 1.1, 1.8). Deletions
+stay listed until every shard has confirmed them; a deleted name is not created on send for an hour
+(1.3, 1.4). What a shard has and the directory does not know is adopted back (1.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from zbroker import limits
+from zbroker.store.record import Record
+from zbroker.wire import ops
+
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class TopicRow(msgspec.Struct, array_like=True):
+    """A topic as it stands in a TOPIC record and in a checkpoint.
+
+    Attributes:
+        name, id: the name, and the random id of this life of it.
+        placed: shard of queue 0, 1, 2 ...
+        key_queues: the queues that ordering keys are spread over; fixed while keys are ordered.
+        confirmed: queues whose shard has written their QUEUE records.
+        settings: reserved.
+    """
+
+    name: str
+    id: str
+    placed: list[int]
+    key_queues: list[int]
+    confirmed: list[int] = []
+    settings: dict[str, Any] = {}
+
+
+class EndedRow(msgspec.Struct, array_like=True):
+    """A topic that was deleted, remembered."""
+
+    name: str
+    id: str
+    placed: list[int]
+    ended_ms: int
+
+
+class TopicTable:
+    """All topics of a broker group; empty on every shard but 0.
+
+    Attributes:
+        version: grows with each change in this process life.
+        changed: version of the last change of each id, in that order; what followers ask for.
+        end_waits: by ended id, the shards that have not confirmed the end.
+    """
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, TopicRow] = {}
+        self.by_id: dict[str, TopicRow] = {}
+        self.ended: dict[str, EndedRow] = {}
+        self.ended_names: dict[str, int] = {}
+        self.end_waits: dict[str, set[int]] = {}
+        self.version = 0
+        self.changed: dict[str, int] = {}
+
+    def apply_topic(self, record: Record) -> None:
+        """TOPIC: created, changed, confirmed or adopted."""
+        self._put(msgspec.convert(_decode(record.meta), TopicRow))
+
+    def _put(self, row: TopicRow) -> None:
+        self.by_name[row.name] = self.by_id[row.id] = row
+        self._touch(row.id)
+
+    def _touch(self, topic_id: str) -> None:
+        self.version += 1
+        self.changed.pop(topic_id, None)
+        self.changed[topic_id] = self.version
+
+    def apply_end(self, record: Record) -> None:
+        """TOPIC_END: deleted."""
+        self._end(msgspec.convert(_decode(record.meta), EndedRow))
+        self._forget(record.time_ms)
+
+    def _end(self, row: EndedRow) -> None:
+        known = self.by_id.pop(row.id, None)
+        if known is not None and self.by_name.get(row.name) is known:
+            del self.by_name[row.name]
+        self.ended[row.id] = row
+        self.ended_names[row.name] = row.ended_ms
+        self.end_waits[row.id] = set(row.placed)
+        self._touch(row.id)
+
+    def _forget(self, time_ms: int) -> None:
+        oldest_ms = time_ms - limits.DELETED_NAME_MS
+        for row in list(self.ended.values()):
+            if row.ended_ms >= oldest_ms:
+                return  # in order of their ends
+            if self.end_waits[row.id]:
+                continue
+            del self.ended[row.id], self.end_waits[row.id], self.changed[row.id]
+            if self.ended_names.get(row.name) == row.ended_ms:
+                del self.ended_names[row.name]
+
+    def rows(self) -> Iterator[list[Any]]:
+        """The table in a checkpoint."""
+        for row in self.by_id.values():
+            yield ["topic", row]
+        for ended in self.ended.values():
+            yield ["ended", ended]
+
+    def restore(self, row: list[Any]) -> None:
+        """Takes one row of a checkpoint."""
+        if row[0] == "topic":
+            self._put(msgspec.convert(row[1], TopicRow))
+        else:
+            self._end(msgspec.convert(row[1], EndedRow))
+
+    # --- what others see -------------------------------------------------------------------------
+
+    def route(self, row: TopicRow, broker: str, placed: bool = False) -> ops.TopicRoute:
+        """A topic as routes show it: -1 for a queue whose shard has not confirmed."""
+        confirmed = set(row.confirmed)
+        return ops.TopicRoute(
+            topic=row.name,
+            topic_id=row.id,
+            broker=broker,
+            queues=[
+                shard if number in confirmed else -1 for number, shard in enumerate(row.placed)
+            ],
+            key_queues=row.key_queues,
+            version=self.changed.get(row.id, 0),
+            settings=row.settings,
+            placed=row.placed if placed else [],
+        )
+
+    def since(self, version: int, most: int) -> tuple[list[str], bool]:
+        """Ids that changed after `version`, oldest change first, and whether there are more."""
+        found = []
+        for topic_id in reversed(self.changed):
+            if self.changed[topic_id] <= version:
+                break
+            found.append(topic_id)
+        found.reverse()
+        return found[:most], len(found) > most

@@ -1,0 +1,339 @@
+"""Fetching many queues in one long poll.
+
+A fetch looks at the mark: nothing is read that is not on disk (COUNTEREXAMPLES 2.2). When no queue
+has something new the poll is parked at its queues and woken by the turn that brings something. One
+poll a session: a newer one ends the older (2.6). Bytes that are not in the page cache are read ahead
+by the hand's helper while the poll waits, so old readers never stop the loop. A filter that drops
+everything still advances, and a poll that ends by time reports how far.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+from zbroker import errors, limits
+from zbroker.errors import OffsetOutOfRange, ZBrokerError
+from zbroker.shard import selecting
+from zbroker.shard.answers import Answers
+from zbroker.shard.topics import LocalTopics, QueueState
+from zbroker.store.commit_log import CommitLog
+from zbroker.wire import codec, message, ops
+from zbroker.wire.frames import Arrived
+
+
+_READS_A_TURN = 4  # how often a filter that drops everything reads on before it answers
+
+
+class Cold(Exception):
+    """The bytes at (position, length) are not in the page cache."""
+
+    def __init__(self, position: int, length: int) -> None:
+        super().__init__(position, length)
+        self.position, self.length = position, length
+
+
+class Poll:
+    """One fetch while it is served: where each of its queues is."""
+
+    __slots__ = ("bits", "event", "force", "offsets", "queues", "tags", "until_ms")
+
+    def __init__(self, event: Arrived, request: ops.Fetch, now: int) -> None:
+        self.event, self.until_ms = event, now + request.wait_ms
+        self.offsets = [entry.offset for entry in request.queues]
+        self.queues: list[QueueState] = []
+        self.tags = frozenset(request.tags)
+        self.bits = message.bits_of(self.tags) if request.tags else 0
+        self.force = False  # read from the disk and wait for it: the helper has just been there
+
+
+class Reply:
+    """The answer of a fetch while it is put together."""
+
+    __slots__ = ("frames", "messages", "plain", "room", "rows")
+
+    def __init__(self, request: ops.Fetch) -> None:
+        self.rows: list[ops.Fetched] = []
+        self.frames: list[bytes] = []
+        self.messages: list[ops.PlainFetched] = []
+        self.plain = request.form == "plain"
+        self.room = max(1, min(request.max_bytes, limits.FETCH_BYTES_MAX))
+
+
+class Fetching:
+    """Decides `fetch`.
+
+    Args:
+        log: where the bytes are.
+        topics: the queues of this shard.
+        answers: where replies go.
+    """
+
+    def __init__(self, log: CommitLog, topics: LocalTopics, answers: Answers) -> None:
+        self._log, self._topics, self._answers = log, topics, answers
+        self._sessions: dict[str, Poll] = {}
+        self._parked: dict[Poll, None] = {}
+        self._times: list[tuple[int, int, Poll]] = []
+        self._cold: dict[Poll, tuple[int, int]] = {}
+        self._turn = 0
+        self.beyond_mark = False  # a deliberate defect, switched on by tests only
+
+    @property
+    def parked(self) -> int:
+        """Polls that wait."""
+        return len(self._parked)
+
+    def decide(self, event: Arrived, now: int) -> None:
+        """Answers a fetch, or lets it wait."""
+        request = event.request
+        assert type(request) is ops.Fetch
+        if request.form not in ("batch", "plain"):
+            self._answers.refuse(
+                event, errors.Malformed(f"fetch: form {request.form!r:.20}: batch or plain")
+            )
+            return
+        poll = Poll(event, request, now)
+        if request.session:
+            older = self._sessions.pop(request.session, None)
+            if older is not None:
+                self._end(older)
+        self.serve(poll, now)
+
+    def serve(self, poll: Poll, now: int) -> None:
+        """Tries a poll: answers it, parks it, or hands it to the helper."""
+        reply = Reply(poll.event.request)  # type: ignore[arg-type]
+        try:
+            self._fill(poll, reply)
+        except Cold as cold:
+            self._cold[poll] = (cold.position, cold.length)
+            return
+        if reply.rows or poll.until_ms <= now:
+            self._send(poll, reply)
+        elif len(self._parked) >= limits.PARKED_POLLS_MAX:
+            self._answers.refuse(
+                poll.event, errors.make("BUSY", f"{limits.PARKED_POLLS_MAX} polls wait already")
+            )
+        else:
+            self._park(poll)
+
+    def _send(self, poll: Poll, reply: Reply) -> None:
+        if not reply.rows:
+            request = poll.event.request
+            assert type(request) is ops.Fetch
+            reply.rows = [
+                ops.Fetched(at=at, next=offset, max=poll.queues[at].visible)
+                for at, offset in enumerate(poll.offsets)
+                if offset != request.queues[at].offset
+            ]
+        result = ops.FetchResult(queues=reply.rows, messages=reply.messages)
+        self._answers.now(poll.event, result, reply.frames)
+
+    # --- filling a reply --------------------------------------------------------------------------
+
+    def _fill(self, poll: Poll, reply: Reply) -> None:
+        request = poll.event.request
+        assert type(request) is ops.Fetch
+        entries = request.queues
+        poll.queues = []
+        self._turn += 1
+        first = self._turn % len(entries)
+        looked: list[QueueState | None] = [None] * len(entries)
+        for step in range(len(entries)):
+            at = (first + step) % len(entries)
+            entry = entries[at]
+            try:
+                queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
+                looked[at] = queue
+                if reply.room > 0:
+                    self._one(poll, reply, at, queue, request)
+            except ZBrokerError as error:
+                reply.rows.append(ops.Fetched(at=at, error=codec.error_fields(error)))
+        poll.queues = [queue for queue in looked if queue is not None]
+
+    def _one(
+        self, poll: Poll, reply: Reply, at: int, queue: QueueState, request: ops.Fetch
+    ) -> None:
+        offset = poll.offsets[at]
+        visible = queue.next if self.beyond_mark else queue.visible
+        if offset == visible:
+            return
+        least = self._log.index.min_offset(queue.id)
+        if least is None:
+            least = visible
+        skipped = 0
+        if offset < least and request.group:
+            offset, skipped = least, least - offset
+        elif not least <= offset <= visible:
+            raise OffsetOutOfRange(
+                f"{queue.topic}/{queue.number}: offset {offset} is outside [{least}, {visible}]",
+                min=least,
+                max=visible,
+            )
+        row = self._read(poll, reply, at, queue, offset, request)
+        if row is None and skipped:
+            row = ops.Fetched(at=at, next=offset)
+        if row is not None:
+            row.min, row.max, row.skipped = least, visible, skipped
+            reply.rows.append(row)
+
+    def _read(
+        self, poll: Poll, reply: Reply, at: int, queue: QueueState, offset: int, request: ops.Fetch
+    ) -> ops.Fetched | None:
+        """Reads on until something is kept or the reader is at the mark, a bounded while."""
+        for _ in range(_READS_A_TURN):
+            data, following = self._records(poll, reply.room, queue, offset)
+            if following == offset:
+                return None
+            poll.offsets[at] = following
+            if reply.plain:
+                row = self._plain(poll, reply, at, queue, offset, data, request)
+            else:
+                row = self._framed(poll, reply, at, data, request)
+            if row is not None:
+                return row
+            offset = following
+        return ops.Fetched(at=at, next=offset)
+
+    def _records(
+        self, poll: Poll, room: int, queue: QueueState, offset: int
+    ) -> tuple[list[tuple[bytes, int]], int]:
+        """Verified runs of records from `offset` on with their positions, and the next offset."""
+        log = self._log
+        found = log.index.find(
+            queue.id,
+            offset,
+            below=log.end if self.beyond_mark else log.mark,
+            max_bytes=room,
+            max_records=limits.READ_RECORDS_MAX,
+            tag_mask=poll.bits,
+        )
+        data = []
+        for position, length in found.runs:
+            run = log.read(position, length, poll.force)
+            if run is None:
+                raise Cold(position, length)
+            data.append((run, position))
+        return data, found.next_offset
+
+    def _framed(
+        self,
+        poll: Poll,
+        reply: Reply,
+        at: int,
+        data: list[tuple[bytes, int]],
+        request: ops.Fetch,
+    ) -> ops.Fetched | None:
+        frame, kept = self._frame(poll, data, request)
+        if not kept:
+            return None
+        reply.room -= len(frame)
+        reply.frames.append(frame)
+        return ops.Fetched(at=at, next=poll.offsets[at], frame=len(reply.frames) - 1)
+
+    def _frame(
+        self, poll: Poll, data: list[tuple[bytes, int]], request: ops.Fetch
+    ) -> tuple[bytes, int]:
+        if poll.tags:
+            parts = [selecting.filtered(run, where, poll.tags, poll.bits) for run, where in data]
+            return b"".join(part for part, _ in parts), sum(kept for _, kept in parts)
+        if "lz4" not in request.accept:
+            frame = b"".join(selecting.unpacked(run, where) for run, where in data)
+        elif len(data) == 1:
+            frame = data[0][0]
+        else:
+            frame = b"".join(run for run, _ in data)
+        return frame, len(frame)
+
+    def _plain(
+        self,
+        poll: Poll,
+        reply: Reply,
+        at: int,
+        queue: QueueState,
+        offset: int,
+        data: list[tuple[bytes, int]],
+        request: ops.Fetch,
+    ) -> ops.Fetched | None:
+        most = min(request.max_messages or limits.PLAIN_FETCH_MESSAGES_MAX,
+                   limits.PLAIN_FETCH_MESSAGES_MAX) - len(reply.messages)
+        where = f"{queue.topic_id}.{queue.number}"
+        before = len(reply.messages)
+        for run, position in data:
+            for facts, body in selecting.plain(run, position, at, offset, where, poll.tags):
+                if most <= 0 or reply.room <= 0:
+                    poll.offsets[at] = facts.offset
+                    break
+                reply.messages.append(facts)
+                reply.frames.append(body)
+                reply.room -= len(body)
+                most -= 1
+            else:
+                continue
+            break
+        if len(reply.messages) == before and (poll.tags or poll.offsets[at] == offset):
+            return None
+        return ops.Fetched(at=at, next=poll.offsets[at])
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    def _park(self, poll: Poll) -> None:
+        self._parked[poll] = None
+        self._turn += 1
+        heapq.heappush(self._times, (poll.until_ms, self._turn, poll))
+        session = poll.event.request.session  # type: ignore[union-attr]
+        if session:
+            self._sessions[session] = poll
+        for queue in poll.queues:
+            queue.waiters[poll] = None
+
+    def _unpark(self, poll: Poll) -> None:
+        self._parked.pop(poll, None)
+        session = poll.event.request.session  # type: ignore[union-attr]
+        if session and self._sessions.get(session) is poll:
+            del self._sessions[session]
+        for queue in poll.queues:
+            queue.waiters.pop(poll, None)
+
+    def _end(self, poll: Poll) -> None:
+        self._unpark(poll)
+        self._cold.pop(poll, None)
+        self._send(poll, Reply(poll.event.request))  # type: ignore[arg-type]
+
+    def wake(self, queues: list[QueueState], now: int) -> None:
+        """Serves the polls that wait for these queues, which have grown or ended."""
+        woken: dict[Poll, None] = {}
+        for queue in queues:
+            woken.update(queue.waiters)
+        for poll in woken:
+            self._unpark(poll)
+            self.serve(poll, now)
+
+    def take_cold(self) -> list[tuple[Poll, int, int]]:
+        """Polls whose bytes the helper must read ahead: (poll, position, length)."""
+        cold = [(poll, *span) for poll, span in self._cold.items()]
+        self._cold.clear()
+        return cold
+
+    def warmed(self, poll: Poll, now: int) -> None:
+        """The helper has read what the poll needs."""
+        poll.force = True
+        self.serve(poll, now)
+        poll.force = False
+
+    def next_deadline(self) -> int | None:
+        """When the first parked poll has waited long enough."""
+        times = self._times
+        while times and times[0][2] not in self._parked:
+            heapq.heappop(times)
+        return times[0][0] if times else None
+
+    def tick(self, now: int) -> None:
+        """Answers polls that have waited long enough."""
+        while (due := self.next_deadline()) is not None and due <= now:
+            self._end(heapq.heappop(self._times)[2])
+
+    def drain(self, refuse: Callable[[Arrived], None]) -> None:
+        """Ends all waiting polls: the process stops."""
+        for poll in list(self._parked):
+            self._unpark(poll)
+            refuse(poll.event)

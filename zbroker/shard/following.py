@@ -1,0 +1,159 @@
+"""How a shard follows the directory: ask, write its own QUEUE records, confirm when they are on disk.
+
+Shard 0 is its own directory and takes the same steps without a socket. A shard that has heard a full
+listing offers back what the directory does not know (COUNTEREXAMPLES 1.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zbroker import limits
+from zbroker.shard.answers import Answers
+from zbroker.shard.journal import Journal
+from zbroker.shard.topics import LocalTopics
+from zbroker.store.record import Kind
+from zbroker.wire import codec, ops
+from zbroker.wire.frames import Answered
+
+DOOR = "directory"
+
+
+class Following:
+    """Keeps the queues of one shard as the directory placed them.
+
+    Args:
+        broker: name of the broker group.
+        on_end: called before queues end, so that their readers can be told.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        topics: LocalTopics,
+        answers: Answers,
+        broker: str,
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._journal, self._topics, self._answers = journal, topics, answers
+        self._broker, self._on_end = broker, on_end
+        self._version, self._boot = 0, ""
+        self._listed: dict[str, None] | None = None
+        self._asked: tuple[str, int] = ("", 0)
+        self._due_ms = 0
+        self._count = 0
+        self._to_confirm: tuple[int, ops.Confirm] | None = None
+        self._confirming: ops.Confirm | None = None
+        self.synced = False
+
+    # --- what a change means here -----------------------------------------------------------
+
+    def take(self, route: ops.TopicRoute, now: int) -> list[int]:
+        """Writes QUEUE records for what is placed here; returns all queues of it owned here."""
+        topics = self._topics
+        for number in topics.missing_of(route):
+            self._journal.write(
+                Kind.QUEUE,
+                now,
+                queue_id=topics.next_queue_id,
+                meta=[route.topic, route.topic_id, number],
+            )
+        known = topics.by_topic_id.get(route.topic_id)
+        return sorted(known.queues) if known else []
+
+    def end(self, topic_id: str, now: int) -> None:
+        """Ends the queues of a topic that the directory named as ended."""
+        if topic_id in self._topics.by_topic_id:
+            self._on_end(topic_id)
+            self._journal.write(Kind.QUEUE_END, now, meta=topic_id)
+
+    # --- asking (every shard but 0) -----------------------------------------------------------
+
+    def tick(self, now: int) -> None:
+        """Asks when it is time: at first, again after an answer, again when no answer came."""
+        if now < self._due_ms:
+            return
+        self._count += 1
+        request: ops.Request
+        if self._confirming is not None:
+            self._confirming.id = self._count
+            request = self._confirming
+            wait_ms = 0
+        else:
+            wait_ms = limits.FOLLOW_WAIT_MS
+            request = ops.Follow(
+                id=self._count, version=self._version, boot=self._boot, wait_ms=wait_ms
+            )
+        self._asked = (type(request).__name__, self._count)
+        self._due_ms = now + wait_ms + limits.PING_EVERY_MS
+        self._answers.ask(DOOR, request)
+
+    def next_deadline(self) -> int:
+        """When to ask again."""
+        return self._due_ms
+
+    def answered(self, event: Answered, now: int) -> None:
+        """The directory's answer; one that is late or an error is asked again."""
+        reply = codec.decode_reply(event.header)
+        name, count = self._asked
+        if reply.id != count:
+            return
+        if reply.error is not None:
+            self._due_ms = now + limits.RETRY_MIN_MS
+            return
+        self._due_ms = now
+        if name == "Confirm":
+            self._confirming = None
+            self.synced = True
+            return
+        self._taken(codec.decode_result("follow", reply.result), now)
+
+    def _taken(self, told: ops.FollowResult, now: int) -> None:
+        if told.full:
+            self._listed = {}
+        have: list[tuple[str, list[int]]] = []
+        for route in told.topics:
+            if self._listed is not None:
+                self._listed[route.topic_id] = None
+            if self._topics.shard in route.placed:
+                have.append((route.topic_id, self.take(route, now)))
+        for topic_id in told.deleted:
+            if self._listed is not None:
+                self._listed[topic_id] = None
+            self.end(topic_id, now)
+        self._version, self._boot = told.version, told.boot
+        adopt: list[ops.TopicRoute] = []
+        if self._listed is not None and not told.more:
+            adopt = self._unknown(self._listed)
+            self._listed = None
+        confirm = ops.Confirm(
+            id=0, shard=self._topics.shard, have=have, ended=told.deleted, adopt=adopt
+        )
+        if have or told.deleted or adopt:
+            self._to_confirm = (self._journal.log.end, confirm)
+            self._due_ms = now + limits.FOLLOW_WAIT_MS
+        elif not told.more:
+            self.synced = True
+
+    def _unknown(self, listed: dict[str, None]) -> list[ops.TopicRoute]:
+        offered = []
+        for topic in self._topics.unknown_to(listed):
+            placed = [-1] * (max(topic.queues) + 1)
+            for number in topic.queues:
+                placed[number] = self._topics.shard
+            offered.append(ops.TopicRoute(
+                topic=topic.name,
+                topic_id=topic.id,
+                broker=self._broker,
+                queues=[],
+                key_queues=[],
+                placed=placed,
+            ))
+        return offered
+
+    def durable(self, mark: int, now: int) -> None:
+        """What was written for the directory is on disk: confirm it."""
+        if self._to_confirm is not None and self._to_confirm[0] <= mark:
+            self._confirming = self._to_confirm[1]
+            self._to_confirm = None
+            self._due_ms = now

@@ -1,0 +1,167 @@
+"""The open turn: what the shard has decided and not yet written.
+
+One turn has one store time. State records are appended as they are decided; the batches that one
+queue gets in a turn are gathered and become ONE record when the turn closes: one index entry, one
+contiguous read, whatever number of producers wrote them (hotpath 4).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from zbroker import limits
+from zbroker.shard.topics import QueueState
+from zbroker.store.commit_log import CommitLog
+from zbroker.store.record import HEADER_BYTES, MORE, Kind, Record, padded
+from zbroker.wire import batch
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Applies(Protocol):
+    """What a written record changes."""
+
+    def apply(self, record: Record) -> None:
+        """Changes the state as the record says."""
+
+
+class Group:
+    """The batches that one queue got in the open turn."""
+
+    __slots__ = ("base", "bits", "bodies", "count", "queue", "size")
+
+    def __init__(self, queue: QueueState) -> None:
+        self.queue, self.base = queue, queue.next
+        self.bodies: list[bytes] = []
+        self.count = self.size = self.bits = 0
+
+
+class Journal:
+    """Appends records of the open turn.
+
+    Args:
+        log: the shard's commit log.
+        state: applies what is appended.
+        wall_offset_ms: what makes store time out of the loop's monotonic `now`.
+
+    Attributes:
+        time_ms: store time of the open turn; never decreases.
+        size: bytes of batches gathered and not yet appended.
+    """
+
+    def __init__(self, log: CommitLog, state: Applies, wall_offset_ms: int) -> None:
+        self.log, self._state, self._offset_ms = log, state, wall_offset_ms
+        self.time_ms = 0
+        self.size = 0
+        self._open = False
+        self._groups: dict[int, Group] = {}
+        self._touched: list[tuple[QueueState, int]] = []
+
+    def begin(self, now: int) -> int:
+        """Store time of the open turn, which begins with the first call."""
+        if not self._open:
+            self._open = True
+            self.time_ms = max(self.time_ms, now + self._offset_ms)
+        return self.time_ms
+
+    def has_room(self, size: int, publishing: bool) -> bool:
+        """Whether records of `size` bytes more fit behind all that the open turn holds."""
+        gathered = self.size + (len(self._groups) + 1) * (HEADER_BYTES + limits.RECORD_ALIGN_BYTES)
+        return self.log.has_room(gathered + size, publishing)
+
+    def add_batch(self, queue: QueueState, data: bytes, head: batch.Head, now: int) -> int:
+        """Gathers one admitted batch; returns the offset of its first message."""
+        if not self._open:
+            self.begin(now)
+        group = queue.group
+        if group is None:
+            group = queue.group = self._groups[queue.id] = Group(queue)
+        offset: int = queue.next
+        bits = head.tag_bits
+        if not group.count:
+            group.bits = bits
+        elif group.bits:
+            group.bits = group.bits | bits if bits else 0  # 0 is "unknown" for the whole record
+        group.count += head.count
+        queue.next = offset + head.count
+        group.bodies.append(data)
+        group.size += len(data)
+        self.size += len(data)
+        if group.size > limits.TURN_BYTES_MAX:
+            self._append_group(group)
+        return offset
+
+    def _append_group(self, group: Group) -> None:
+        queue = group.queue
+        self.log.append(
+            Kind.BATCH,
+            time_ms=self.time_ms,
+            queue_id=queue.id,
+            base_offset=group.base,
+            count=group.count,
+            tag_bits=group.bits,
+            body=group.bodies,
+        )
+        queue.group = None
+        del self._groups[queue.id]
+        queue.messages += group.count
+        self.size -= group.size
+        self._touched.append((queue, queue.next))
+
+    def write(
+        self,
+        kind: Kind,
+        now: int,
+        *,
+        queue_id: int = 0,
+        meta: Any = None,
+        body: Any = None,
+        raw_meta: bytes = b"",
+        more: bool = False,
+    ) -> Record:
+        """Appends a state record and applies it.
+
+        Args:
+            kind: what it says.
+            now: monotonic milliseconds.
+            queue_id: of the queue or group it is about.
+            meta, body: values, encoded as MessagePack; None is empty.
+            raw_meta: a meta that is encoded already.
+            more: the next record belongs to the same atomic group.
+        """
+        time_ms = self.begin(now)
+        if kind == Kind.QUEUE_END:
+            self._close_groups()  # what was acknowledged before the end stands before the end
+        meta_bytes = raw_meta if meta is None else _encode(meta)
+        body_bytes = b"" if body is None else _encode(body)
+        flags = MORE if more else 0
+        log = self.log
+        position = log.append(
+            kind,
+            time_ms=time_ms,
+            queue_id=queue_id,
+            meta=meta_bytes,
+            body=(body_bytes,) if body_bytes else (),
+            flags=flags,
+        )
+        record = Record(
+            kind, flags, position, HEADER_BYTES + len(meta_bytes) + len(body_bytes), 0,
+            log.epoch[0], log.epoch[1], time_ms, queue_id, 0, 0, 0, meta_bytes, body_bytes,
+        )
+        assert record.end == position + padded(record.length)
+        self._state.apply(record)
+        return record
+
+    def _close_groups(self) -> None:
+        for group in list(self._groups.values()):
+            self._append_group(group)
+
+    def close(self) -> list[tuple[QueueState, int]]:
+        """Ends the turn; returns the queues that grew and their next offsets."""
+        if self._groups:
+            self._close_groups()
+        touched, self._touched = self._touched, []
+        self._open = False
+        return touched

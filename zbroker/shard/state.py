@@ -1,0 +1,118 @@
+"""What the log of a shard makes: the tables, and the one place where they change.
+
+`apply` runs for live traffic, for replay and later for slaves. `checkpoint` is the same state as
+rows in chunks, `restore` takes them back; both are what the store puts at the head of a segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from zbroker import limits
+from zbroker.shard.directory import TopicTable
+from zbroker.shard.progress import ProgressTable
+from zbroker.shard.publish import Producers
+from zbroker.shard.topics import LocalTopics
+from zbroker.store.record import Kind, Record
+from zbroker.wire import batch
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class State:
+    """The state of one shard.
+
+    Args:
+        shard: its number.
+
+    Attributes:
+        epoch_meta: meta of the newest EPOCH record: what the last life said of itself.
+    """
+
+    def __init__(self, shard: int) -> None:
+        self.topics = LocalTopics(shard)
+        self.producers = Producers()
+        self.progress = ProgressTable()
+        self.directory = TopicTable()
+        self.epoch_meta: dict[str, Any] = {}
+        self._apply: dict[int, Callable[[Record], object]] = {
+            Kind.EPOCH: self._apply_epoch,
+            Kind.LOG_START: self.progress.apply_log_start,
+            Kind.TOPIC: self.directory.apply_topic,
+            Kind.TOPIC_END: self.directory.apply_end,
+            Kind.QUEUE: self.topics.apply_queue,
+            Kind.QUEUE_END: self._apply_queue_end,
+            Kind.BATCH: self._apply_batch,
+            Kind.GROUP: self.progress.apply_group,
+            Kind.PROGRESS: self.progress.apply_progress,
+        }
+        self._sections: dict[str, tuple[Callable[[], Iterator[Any]], Callable[[Any], None]]] = {
+            "directory": (self.directory.rows, self.directory.restore),
+            "queues": (self.topics.rows, self.topics.restore),
+            "producers": (self.producers.rows, self.producers.restore),
+            "progress": (self.progress.rows, self.progress.restore),
+            "epoch": (self._epoch_rows, self._restore_epoch),
+        }
+
+    def apply(self, record: Record) -> None:
+        """Changes the state as the record says; kinds without state change nothing."""
+        handler = self._apply.get(record.kind)
+        if handler is not None:
+            handler(record)
+
+    def _apply_epoch(self, record: Record) -> None:
+        self.epoch_meta = _decode(record.meta) if record.meta else {}
+
+    def _epoch_rows(self) -> Iterator[Any]:
+        yield self.epoch_meta
+
+    def _restore_epoch(self, row: Any) -> None:
+        self.epoch_meta = row
+
+    def _apply_queue_end(self, record: Record) -> None:
+        for queue in self.topics.apply_end(record):
+            self.progress.forget_queue(queue.id)
+
+    def _apply_batch(self, record: Record) -> None:
+        """Replay of a BATCH; live traffic does the same batch by batch as they are admitted."""
+        queue = self.topics.by_id.get(record.queue_id)
+        if queue is None:
+            return  # its topic ended later in the log
+        queue.next = queue.visible = record.base_offset + record.count
+        queue.messages += record.count
+        offset, time_ms, note = record.base_offset, record.time_ms, self.producers.note
+        for _, _, head in batch.walk(record.body):
+            if head.producer_id:
+                note(
+                    head.producer_id, queue.id, head.base_sequence, head.count, offset, time_ms
+                )
+            offset += head.count
+
+    def checkpoint(self) -> list[bytes]:
+        """The whole state as chunks of at most 1 MiB, each one [section, rows]."""
+        chunks: list[bytes] = []
+        for section, (rows, _) in self._sections.items():
+            held: list[msgspec.Raw] = []
+            size = 0
+            for row in rows():
+                data = _encode(row)
+                if held and size + len(data) > limits.CHECKPOINT_CHUNK_BYTES - 1024:
+                    chunks.append(_encode((section, held)))
+                    held, size = [], 0
+                held.append(msgspec.Raw(data))
+                size += len(data)
+            if held:
+                chunks.append(_encode((section, held)))
+        return chunks
+
+    def restore(self, chunks: list[bytes]) -> None:
+        """Takes a whole checkpoint into an empty state."""
+        for chunk in chunks:
+            section, rows = _decode(chunk)
+            take = self._sections[section][1]
+            for row in rows:
+                take(row)

@@ -1,0 +1,428 @@
+"""The commit log of one shard: append, turns, roll, retention, snapshot.
+
+One thread owns it. Records of a turn collect in memory, one `Turn` writes and syncs them (also
+from a helper thread), and `durable` moves the mark. A segment ends with a ROLL record and the next
+begins with a checkpoint; both are on disk before anything else is appended. An `OSError` from a
+write or a sync means the process must end: what is on disk is then found out by `recovery`, never
+guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from zbroker.errors import DiskFull
+from zbroker.store import checkpoint as checkpoints
+from zbroker.store import record as records
+from zbroker.store import segment_index
+from zbroker.store.checkpoint import LogFacts, Snapshot, State, save_snapshot
+from zbroker.store.disk import Disk, File
+from zbroker.store.queue_index import QueueIndex
+from zbroker.store.record import HEADER_BYTES, MORE, Kind, padded
+from zbroker.store.segment import Sizes, log_name
+from zbroker.store.segment_files import SegmentFiles
+from zbroker.store.segment_index import Facts
+from zbroker.store.zeroed_segment import NO_SPACE, ZeroedSegment
+
+
+class Turn:
+    """The bytes of one turn, to be written and synced once, from any thread.
+
+    Attributes:
+        end: position behind its last record.
+    """
+
+    __slots__ = ("_buffers", "_file", "_offset", "end")
+
+    def __init__(self, file: File, offset: int, buffers: list[bytes], end: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._buffers = buffers
+        self.end = end
+
+    def write(self) -> None:
+        """Hands the bytes to the operating system. An `OSError` must end the process."""
+        self._file.write(self._buffers, self._offset)
+        self._buffers = []
+
+    def sync(self) -> None:
+        """When it returns, this turn and all turns written before it are on disk."""
+        self._file.sync()
+
+
+class CommitLog:
+    """A log that leads; made by `recovery.recover` only.
+
+    Attributes:
+        epoch: (term, start) of this leader.
+        end: position behind the last record appended.
+        mark: durable position: everything below survives power loss.
+        records: appended since the start of this process.
+        index: where the messages are.
+        clean: the last process closed the log and everything was on disk.
+        last_time_ms: newest store time in the log.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        sizes: Sizes,
+        facts: LogFacts,
+        files: SegmentFiles,
+        index: QueueIndex,
+        epoch: tuple[int, int],
+        end: int,
+        last_time_ms: int,
+        clean: bool,
+    ) -> None:
+        self._disk = disk
+        self._sizes = sizes
+        self._facts = facts
+        self._files = files
+        self._zeroed = ZeroedSegment(disk, sizes.zero_chunk)
+        self._file: File | None = None
+        self._start = self._size = 0
+        self._records_before = 0  # of `records`, those before the active segment
+        self._pending: list[bytes] = []
+        self._open_group = False
+        self._taken = self._covered = self._data_end = self._limit = end
+        self._last = 0
+        self._snapshot_end = end
+        self._snapshot_records = 0
+        self.index = index
+        self.epoch = epoch
+        self.end = self.mark = end
+        self.records = 0
+        self.clean = clean
+        self.last_time_ms = last_time_ms
+
+    @property
+    def min_position(self) -> int:
+        """First position that the log keeps."""
+        return self._facts.min_position
+
+    @property
+    def epochs(self) -> list[tuple[int, int, int]]:
+        """(term, start, first position) of each epoch in the log, ascending."""
+        return list(self._facts.epochs)
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes from the first position kept to the end."""
+        return self.end - self._facts.min_position
+
+    @property
+    def segments(self) -> int:
+        """Segments on disk, the active one included."""
+        return len(self._files.starts)
+
+    @property
+    def next_ready(self) -> bool:
+        """Whether the segment for the next roll is on disk with all its space."""
+        return self._zeroed.ready
+
+    # --- appending ---------------------------------------------------------------------------
+
+    def append(
+        self,
+        kind: int,
+        *,
+        time_ms: int,
+        queue_id: int = 0,
+        base_offset: int = 0,
+        count: int = 0,
+        tag_bits: int = 0,
+        meta: bytes = b"",
+        body: Sequence[bytes] = (),
+        flags: int = 0,
+    ) -> int:
+        """Appends a record to the open turn. There must be room (`has_room`).
+
+        Args:
+            kind: `record.Kind`.
+            time_ms: store time, milliseconds since 1970; never below that of an earlier record.
+            queue_id: u32, 0 for none.
+            base_offset: of its first message; offsets of a queue only grow.
+            count: messages; more than 0 puts it into the index.
+            tag_bits: of all its messages, 0 for unknown.
+            meta: MessagePack, at most META_BYTES_MAX.
+            body: whole batches.
+            flags: MORE joins it with the next record into one atomic group within this turn.
+
+        Returns:
+            Its position in the log.
+        """
+        position = self.end
+        buffers, length = records.encode_sized(
+            kind, position, self.mark, self.epoch, time_ms, flags, queue_id, base_offset, count,
+            tag_bits, meta, body,
+        )
+        end = position + length
+        assert end <= self._limit, "append without room"
+        self._pending += buffers
+        self.end = end
+        self._last = position
+        self.records += 1
+        self._open_group = bool(flags & MORE)
+        self.last_time_ms = time_ms
+        if count:
+            self.index.add(queue_id, base_offset, position, length, count, time_ms, tag_bits)
+        if kind != Kind.MARK:
+            self._data_end = end
+            if kind == Kind.LOG_START:
+                self._facts.start_at(checkpoints.log_start_position(meta))
+        self._covered = self.mark
+        return position
+
+    def has_room(self, size: int, reserve: bool) -> bool:
+        """Whether a record fits into what is allocated now; if not, `roll`.
+
+        Args:
+            size: of meta and body, in bytes.
+            reserve: True for publishes: RESERVE_BYTES must remain for state records, in this
+                segment or in the next one if that is ready.
+        """
+        room = self._limit - self._sizes.epochs_room - self.end
+        rest = room - padded(HEADER_BYTES + size)
+        if rest < 0:
+            return False
+        return not reserve or self._zeroed.ready or rest >= self._sizes.reserve
+
+    def must_roll(self, size: int) -> bool:
+        """Whether the next record of `size` bytes of meta and body begins a new segment."""
+        if self.records - self._records_before >= self._sizes.segment_records:
+            return True
+        return not self.has_room(size, reserve=False)
+
+    def take_turn(self) -> Turn | None:
+        """Closes the open turn: its bytes to write, None if nothing was appended."""
+        if not self._pending:
+            return None
+        assert not self._open_group, "an atomic group may not span turns"
+        assert self._file is not None
+        turn = Turn(self._file, self._taken - self._start, self._pending, self.end)
+        self._pending = []
+        self._taken = self.end
+        return turn
+
+    def durable(self, turn: Turn) -> None:
+        """Notes that `turn.sync` has returned: the mark moves to its end."""
+        self.mark = max(self.mark, turn.end)
+
+    def stamp_mark(self, time_ms: int) -> None:
+        """When idle: appends a MARK if no record says yet that the last turn is on disk."""
+        if self._pending or self._covered >= self._data_end or self.mark < self._data_end:
+            return
+        if self._limit - self.end >= HEADER_BYTES:
+            self.append(Kind.MARK, time_ms=time_ms)
+
+    def read(self, position: int, length: int, wait: bool) -> bytes | None:
+        """Reads a run of whole records, as `QueueIndex.find` names it, from any thread.
+
+        Args:
+            position: of the first record.
+            length: of the run, in bytes.
+            wait: False returns None when the bytes would have to come from the disk.
+
+        Raises:
+            Corrupted: a record is damaged; names file and position.
+            OffsetOutOfRange: retention has removed it since.
+        """
+        return self._files.read(position, length, wait)
+
+    # --- segments ----------------------------------------------------------------------------
+
+    def open_segment(self, start: int, records_in_it: int) -> None:
+        """For recovery: goes on in the segment that begins at `start`."""
+        self._file = self._disk.open(log_name(start))
+        self._start, self._size = start, self._file.size()
+        self._limit = start + self._size - HEADER_BYTES  # a ROLL always fits
+        self._records_before = self.records - records_in_it
+        self._zeroed.want(self._size_after(self._size, self._sizes.reserve))
+
+    def sync_segment(self) -> None:
+        """For recovery: after kill -9 what was found may be in the page cache only."""
+        assert self._file is not None
+        self._file.sync()
+
+    def has_epoch_room(self) -> bool:
+        """For recovery: whether one more start fits into the active segment."""
+        return self._limit - self.end >= HEADER_BYTES
+
+    def begin_epoch(self, time_ms: int, meta: bytes) -> None:
+        """For recovery: writes the EPOCH record. It is on disk when this returns."""
+        self._facts.saw(*self.epoch, self.end)
+        self.append(Kind.EPOCH, time_ms=time_ms, meta=meta)
+        self._flush()
+
+    def roll(self, state: State, time_ms: int) -> None:
+        """Ends the active segment and begins the next one with a checkpoint; all is on disk then.
+
+        What is pending goes along. The new segment has room for a record of RECORD_BYTES_MAX.
+
+        Args:
+            state: as of `end`.
+            time_ms: store time.
+
+        Raises:
+            DiskFull: no space for a segment; the old one stays active and nothing has changed.
+        """
+        assert self.mark == self._taken and not self._open_group, "a turn is in flight"
+        chunks = [checkpoints.encode_facts(self._facts), *state.checkpoint()]
+        self._allocate_next(chunks)
+        self.append(Kind.ROLL, time_ms=time_ms)
+        self._flush()
+        self.seal()
+        self.begin_segment(chunks, time_ms)
+
+    def begin_first(self, state: State, time_ms: int) -> None:
+        """For recovery: begins a segment at `end`, where there is none or one without records.
+
+        Raises:
+            DiskFull: no space for a segment.
+        """
+        chunks = [checkpoints.encode_facts(self._facts), *state.checkpoint()]
+        self._allocate_next(chunks)
+        self.begin_segment(chunks, time_ms)
+
+    def begin_segment(self, chunks: list[bytes], time_ms: int) -> None:
+        """Names the allocated segment and writes its checkpoint. Everything is on disk then."""
+        self._zeroed.give(log_name(self.end))
+        self._files.starts.append(self.end)
+        self.open_segment(self.end, 0)
+        self._facts.saw(*self.epoch, self.end)
+        last = len(chunks) - 1
+        for number, chunk in enumerate(chunks):
+            self.append(
+                Kind.CHECKPOINT,
+                time_ms=time_ms,
+                meta=checkpoints.chunk_meta(number, last + 1),
+                body=(chunk,),
+                flags=MORE if number < last else 0,
+            )
+        self._flush()
+        self._snapshot_taken()
+
+    def seal(self) -> None:
+        """Makes the index of the active segment that of a sealed one; its file is written later."""
+        count = self.records - self._records_before
+        facts = Facts(self._start, self.end, self.last_time_ms, count)
+        data, rows = segment_index.encode(facts, self.index.active())
+        self._files.seal(facts, data)
+        self.index.sealed(facts, rows, was_active=True)
+
+    def prepare_next(self) -> Callable[[], None] | None:
+        """The next piece of background work for the helper thread, None if none is due.
+
+        It writes the index file of the segment sealed last, then fills `log/next` with zeros, a
+        step a call, in the pace of the log. An `OSError` from it must end the process.
+        """
+        if self._files.unsaved:
+            return self._files.save_indexes
+        used = (self.end - self._start) / self._size
+        counted = (self.records - self._records_before) / self._sizes.segment_records
+        return self._zeroed.step(min(max(used, counted), 1.0))
+
+    def retire(self, now_ms: int, retention_ms: int, bytes_max: int) -> int | None:
+        """Where the log may begin: only whole segments go, never the active one.
+
+        The caller then appends LOG_START with `checkpoint.log_start_meta` and calls `drop` once
+        that is durable. Every segment begins with a durable checkpoint, so state survives.
+
+        Args:
+            now_ms: store time now.
+            retention_ms: a segment may go when its newest record is older.
+            bytes_max: and as long as the log is longer than this; 0 is no bound.
+
+        Returns:
+            The first position to keep; None if nothing is to go.
+        """
+        position = None
+        for start in self._files.starts[:-1]:
+            facts = self._files.sealed[start]
+            too_old = facts.last_time_ms < now_ms - retention_ms
+            if not too_old and not 0 < bytes_max < self.end - start:
+                break
+            position = facts.end
+        return position
+
+    def drop(self, position: int) -> None:
+        """Removes the segments below a durable LOG_START.
+
+        Args:
+            position: as in that record.
+        """
+        assert position <= self._facts.min_position and position <= self._start
+        self.index.drop_below(position)
+        self._files.drop_below(position)
+
+    # --- snapshot ------------------------------------------------------------------------------
+
+    def snapshot_due(self) -> bool:
+        """Whether a start from the last snapshot would replay too much."""
+        sizes = self._sizes
+        return (
+            self.end - self._snapshot_end >= sizes.snapshot_bytes
+            or self.records - self._snapshot_records >= sizes.snapshot_records
+        )
+
+    def snapshot(self, state: State, time_ms: int) -> None:
+        """Writes the snapshot file now; `snapshot_job` does so from the helper thread."""
+        self.snapshot_job(state)()
+
+    def snapshot_job(self, state: State) -> Callable[[], None]:
+        """Captures state and index as of `end`; the job, for any thread, writes the file.
+
+        A snapshot ahead of the mark does no harm: it counts only if the log holds every record
+        up to it.
+        """
+        snapshot = self._capture(state, clean=False)
+        self._snapshot_taken()
+        return lambda: save_snapshot(self._disk, snapshot)
+
+    def close(self, state: State, time_ms: int) -> None:
+        """Clean stop: writes what is pending, syncs and leaves a snapshot of exactly the end."""
+        assert self.mark == self._taken, "a turn is in flight"
+        self._flush()
+        self._files.save_indexes()
+        save_snapshot(self._disk, self._capture(state, clean=True))
+
+    def _capture(self, state: State, clean: bool) -> Snapshot:
+        assert not self._open_group, "a snapshot inside of an atomic group"
+        index = [
+            (queue_id, bases.tobytes(), cells.tobytes())
+            for queue_id, (bases, cells) in self.index.active().items()
+        ]
+        return Snapshot(
+            self.epoch, self._start, self.mark, self._last, self.end,
+            self.records - self._records_before, self.last_time_ms, clean, self._facts, state.checkpoint(), index,
+        )
+
+    def _snapshot_taken(self) -> None:
+        self._snapshot_end = self.end
+        self._snapshot_records = self.records
+
+    def _flush(self) -> None:
+        turn = self.take_turn()
+        if turn is not None:
+            turn.write()
+            turn.sync()
+            self.durable(turn)
+
+    def _allocate_next(self, chunks: list[bytes]) -> None:
+        size = self._size_after(self._size, sum(map(len, chunks)))
+        try:
+            self._zeroed.finish(size)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            raise DiskFull(f"no space for a segment of {size} bytes") from error
+
+    def _size_after(self, size: int, checkpoint_bytes: int) -> int:
+        """How large the segment behind one of `size` bytes is; 0: the first."""
+        sizes = self._sizes
+        least = 2 * checkpoint_bytes + sizes.reserve + sizes.epochs_room
+        if size:
+            least += sizes.record_max
+        wanted = min(max(2 * size, sizes.segment_min), sizes.segment_max)
+        return padded(max(wanted, least))

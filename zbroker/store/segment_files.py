@@ -1,0 +1,170 @@
+"""The segment files of one log: which there are, reading from them, retiring the oldest.
+
+The loop and the helper thread both read; the table of open files is the only thing they share here
+and has a lock. Forgetting a file closes it when its last reader is done.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from contextlib import suppress
+
+from zbroker import limits
+from zbroker.errors import Corrupted, OffsetOutOfRange
+from zbroker.store import record as records
+from zbroker.store import segment_index
+from zbroker.store.disk import Disk, File
+from zbroker.store.segment import index_name, log_name, walk
+from zbroker.store.segment_index import Entries, Facts, Row
+
+CHECK_COMMAND = "run `zbroker store check DIR`"
+
+
+class SegmentFiles:
+    """All segments of a log, the active one last.
+
+    Args:
+        disk: the shard's folder.
+    """
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._open: OrderedDict[str, File] = OrderedDict()
+        self._lock = threading.Lock()
+        self.starts: list[int] = []
+        self.unsaved: dict[int, bytes] = {}
+        self.sealed: dict[int, Facts] = {}
+
+    def read(self, position: int, length: int, wait: bool) -> bytes | None:
+        """Reads a run of whole records of one segment and checks each.
+
+        Raises:
+            Corrupted: a record is damaged.
+            OffsetOutOfRange: retention has removed the segment.
+        """
+        at = bisect_right(self.starts, position) - 1
+        if at < 0:
+            raise OffsetOutOfRange(f"position {position} is no longer in the log")
+        start = self.starts[at]
+        name = log_name(start)
+        data = self._file(name).read(position - start, length, wait)
+        if data is None:
+            return None
+        try:
+            if len(data) < length:
+                raise Corrupted(f"{length - len(data)} bytes are missing", position=position)
+            records.verify_run(data, position)
+        except Corrupted as error:
+            raise Corrupted(
+                f"{name}: {error}; {CHECK_COMMAND}", file=name, **error.facts
+            ) from None
+        return data
+
+    def seal(self, facts: Facts, index: bytes) -> None:
+        """Takes over a sealed segment; its index is served from memory until it is saved."""
+        self.save_indexes()
+        self.sealed[facts.start] = facts
+        self.unsaved[facts.start] = index
+
+    def load_sealed(self, start: int, end: int) -> tuple[Facts, list[Row]]:
+        """Reads the index of a sealed segment, or makes it again from the segment.
+
+        Args:
+            start: of the segment.
+            end: where the next one begins.
+
+        Raises:
+            Corrupted: there was no good index and the segment is damaged too.
+        """
+        with suppress(FileNotFoundError):
+            opened = segment_index.open_rows(self._disk.open(index_name(start)))
+            if opened is not None and opened[0][:2] == (start, end):
+                self.sealed[start] = opened[0]
+                return opened
+        facts, queues = scan_segment(self._disk, start, end)
+        data, rows = segment_index.encode(facts, queues)
+        self._disk.replace(index_name(start), data)
+        self.sealed[start] = facts
+        return facts, rows
+
+    def save_indexes(self) -> None:
+        """Writes the index files of sealed segments; from any thread."""
+        for start, index in list(self.unsaved.items()):
+            self._disk.replace(index_name(start), index)
+            self.unsaved.pop(start, None)
+
+    def entries(self, start: int, number: int) -> Entries:
+        """Reads one queue's entries from the index of a sealed segment.
+
+        Args:
+            start: of the segment.
+            number: of the queue's row.
+
+        Raises:
+            Corrupted: they are damaged; the next start of the shard makes the file again.
+        """
+        unsaved = self.unsaved.get(start)
+        if unsaved is not None:
+            return segment_index.read_entries(segment_index.InMemory(unsaved), number)
+        name = index_name(start)
+        try:
+            return segment_index.read_entries(self._file(name), number)
+        except Corrupted as error:
+            raise Corrupted(f"{name}: {error}; restart the shard", file=name) from None
+
+    def drop_below(self, position: int) -> None:
+        """Removes the files of all segments that begin below `position`, oldest first."""
+        for start in [start for start in self.starts if start < position]:
+            self.starts.remove(start)
+            self.sealed.pop(start, None)
+            self.unsaved.pop(start, None)
+            for name in (log_name(start), index_name(start)):
+                with self._lock:
+                    self._open.pop(name, None)
+                self._disk.unlink(name)
+
+    def _file(self, name: str) -> File:
+        with self._lock:
+            file = self._open.get(name)
+            if file is None:
+                file = self._open[name] = self._disk.open(name)
+                if len(self._open) > limits.OPEN_SEGMENTS_MAX:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(name)
+            return file
+
+
+def scan_segment(disk: Disk, start: int, end: int) -> tuple[Facts, dict[int, Entries]]:
+    """Finds out what the index of a sealed segment must say.
+
+    Raises:
+        Corrupted: its records do not reach its end.
+    """
+    queues: dict[int, Entries] = {}
+    position, time_ms, count = start, 0, 0
+    for record in walk(disk.open(log_name(start)), start, start, end):
+        count += 1
+        position = record.end
+        time_ms = max(time_ms, record.time_ms)
+        if record.count:
+            bases, cells = queues.setdefault(record.queue_id, (array("q"), array("Q")))
+            bases.append(record.base_offset)
+            cells.extend(
+                (
+                    record.position, (position - record.position) << 32 | record.count,
+                    record.time_ms, record.tag_bits,
+                )
+            )
+    if position != end:
+        name = log_name(start)
+        raise Corrupted(
+            f"{name}: position {position}: damaged, or the segment behind it is missing; "
+            f"{CHECK_COMMAND}",
+            file=name,
+            position=position,
+        )
+    return Facts(start, end, time_ms, count), queues
