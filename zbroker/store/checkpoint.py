@@ -18,8 +18,9 @@ import msgspec
 
 from zbroker import limits
 from zbroker.errors import FormatNewer
-from zbroker.store.disk import Disk
+from zbroker.store.disk import Disk, File
 from zbroker.store.record import Record
+from zbroker.store.segment import walk
 from zbroker.store.segment_index import Entries
 
 SNAPSHOT = "snapshot"
@@ -158,3 +159,22 @@ def load_snapshot(disk: Disk) -> Snapshot | None:
     if version > limits.FORMAT_VERSION:
         raise FormatNewer(f"{SNAPSHOT}: version {version} is newer than this program")
     return msgspec.msgpack.decode(data[_HEAD_BYTES:], type=Snapshot)
+
+
+def fits(file: File, limit: int, snapshot: Snapshot) -> bool:
+    """Whether a segment holds exactly the records that a snapshot was taken behind.
+
+    Records up to its mark were on disk when it was taken; from there, or from its last record, the
+    log must hold an unbroken run of that epoch up to its position.
+
+    Args:
+        file: of the segment that was active.
+        limit: position behind the last byte of the segment.
+        snapshot: to be judged.
+    """
+    position = min(snapshot.mark, snapshot.last)
+    for record in walk(file, snapshot.segment, position, limit):
+        if position >= snapshot.position or (record.term, record.start) != snapshot.epoch:
+            break
+        position = record.end
+    return position == snapshot.position

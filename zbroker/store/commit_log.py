@@ -159,6 +159,7 @@ class CommitLog:
         )
         end = position + length
         assert end <= self._limit, "append without room"
+        assert time_ms >= self.last_time_ms, "store time never goes back"
         self._pending += buffers
         self.end = end
         self._last = position
@@ -240,11 +241,6 @@ class CommitLog:
         self._records_before = self.records - records_in_it
         self._zeroed.want(self._size_after(self._size, self._sizes.reserve))
 
-    def sync_segment(self) -> None:
-        """For recovery: after kill -9 what was found may be in the page cache only."""
-        assert self._file is not None
-        self._file.sync()
-
     def has_epoch_room(self) -> bool:
         """For recovery: whether one more start fits into the active segment."""
         return self._limit - self.end >= HEADER_BYTES
@@ -272,7 +268,7 @@ class CommitLog:
         self._allocate_next(chunks)
         self.append(Kind.ROLL, time_ms=time_ms)
         self._flush()
-        self.seal()
+        self.seal(time_ms)
         self.begin_segment(chunks, time_ms)
 
     def begin_first(self, state: State, time_ms: int) -> None:
@@ -303,10 +299,10 @@ class CommitLog:
         self._flush()
         self._snapshot_taken()
 
-    def seal(self) -> None:
+    def seal(self, time_ms: int) -> None:
         """Makes the index of the active segment that of a sealed one; its file is written later."""
         count = self.records - self._records_before
-        facts = Facts(self._start, self.end, self.last_time_ms, count)
+        facts = Facts(self._start, self.end, time_ms, count)
         data, rows = segment_index.encode(facts, self.index.active())
         self._files.seal(facts, data)
         self.index.sealed(facts, rows, was_active=True)
@@ -395,7 +391,8 @@ class CommitLog:
         ]
         return Snapshot(
             self.epoch, self._start, self.mark, self._last, self.end,
-            self.records - self._records_before, self.last_time_ms, clean, self._facts, state.checkpoint(), index,
+            self.records - self._records_before, self.last_time_ms, clean, self._facts,
+            state.checkpoint(), index,
         )
 
     def _snapshot_taken(self) -> None:

@@ -32,7 +32,8 @@ class File(Protocol):
     def write(self, buffers: list[bytes], offset: int) -> None:
         """Writes all buffers one behind the other. Promises nothing until `sync` has returned.
 
-        Before that a power loss may keep any part of it, in units of 512 bytes, in any order.
+        Before that a power loss may keep any part of it, in any order. A sector of 512 bytes that
+        was on disk before holds its old or its new bytes then (sector writes do not tear).
         """
 
     def read(self, offset: int, size: int, wait: bool = True) -> bytes | None:

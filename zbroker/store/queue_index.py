@@ -186,16 +186,14 @@ class QueueIndex:
         queue = self._queues.get(queue_id)
         if queue is None:
             return None
-        times = self._last_times
         for at, start in enumerate(queue.starts):
-            if times[start] >= time_ms:
+            if self._last_times[start] >= time_ms:
                 bases, cells = self._entries(queue, queue_id, at)
-                entry = bisect_left(cells[2::CELL], time_ms)
+                entry = _entry_of_time(cells, time_ms)
                 if entry < len(bases):
                     return bases[entry] if cells[entry * CELL] < below else None
-        cells = queue.cells
-        entry = bisect_left(cells[2::CELL], time_ms)
-        if entry < len(queue.bases) and cells[entry * CELL] < below:
+        entry = _entry_of_time(queue.cells, time_ms)
+        if entry < len(queue.bases) and queue.cells[entry * CELL] < below:
             return queue.bases[entry]
         return None
 
@@ -295,3 +293,8 @@ def _entry_at(bases: array[int], cells: array[int], offset: int) -> int:
     if bases[entry] + (cells[entry * CELL + 1] & _COUNT_MASK) <= offset:
         entry += 1
     return entry
+
+
+def _entry_of_time(cells: array[int], time_ms: int) -> int:
+    """The first entry stored at `time_ms` or later."""
+    return bisect_left(range(len(cells) // CELL), time_ms, key=lambda at: cells[at * CELL + 2])

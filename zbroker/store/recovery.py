@@ -99,6 +99,7 @@ class _Recovery:
         self._newest_epoch = (0, 0)  # of everything that parses, garbage included
         self._time_ms = 0
         self._records = 0  # in the segment that is replayed
+        self._proven = 0  # some record says that the log was on disk up to here
         self._rolled = False
         self._clean = False
 
@@ -148,6 +149,8 @@ class _Recovery:
             self._judge(file, start, end, limit, mark)
         elif end != next_start:
             raise _damage(start, end, f"damaged, although segment {next_start} follows")
+        if born:
+            self._secure(file, start, end)
         return end if born else None
 
     def _from_snapshot(
@@ -156,21 +159,17 @@ class _Recovery:
         """Restores from the snapshot if the log holds exactly the records it was taken behind."""
         if snapshot is None or snapshot.segment != start:
             return None
-        position = min(snapshot.mark, snapshot.last)
-        for record in walk(file, start, position, limit):
-            if position >= snapshot.position or (record.term, record.start) != snapshot.epoch:
-                break
-            position = record.end
-        if position != snapshot.position:
+        if not checkpoints.fits(file, limit, snapshot):
             return None
         self._state.restore(snapshot.chunks)
         self._index.restore_active(snapshot.entries())
         self._facts = snapshot.facts
-        self._saw_epoch(snapshot.epoch, position)
+        self._saw_epoch(snapshot.epoch, snapshot.last)
         self._time_ms = snapshot.time_ms
+        self._proven = snapshot.mark
         self._records = snapshot.records
         self._clean = snapshot.clean
-        return position
+        return snapshot.position
 
     def _from_checkpoint(self, file: File, start: int, limit: int) -> int | None:
         """Restores from the checkpoint at the head of a segment."""
@@ -232,6 +231,7 @@ class _Recovery:
         last = group[-1]
         self._saw_epoch((last.term, last.start), group[0].position)
         self._time_ms = max(self._time_ms, last.time_ms)
+        self._proven = max(self._proven, last.synced)
         self._records += len(group)
 
     def _saw_epoch(self, epoch: tuple[int, int], position: int) -> None:
@@ -249,6 +249,18 @@ class _Recovery:
             self._newest_epoch = max(epoch, self._newest_epoch)
             if record.synced > end and epoch >= self._epoch:
                 raise _damage(start, end, f"damaged, although {record.position} proves it on disk")
+
+    def _secure(self, file: File, start: int, end: int) -> None:
+        """Makes sure that what was replayed is on the disk and not in the page cache alone.
+
+        Written again, because after a failed fsync the system holds pages for clean that never
+        reached the disk, and a second fsync would say nothing (reliability A4).
+        """
+        first = max(self._proven, start)
+        for position in range(first, end, limits.SCAN_WINDOW_BYTES):
+            size = min(limits.SCAN_WINDOW_BYTES, end - position)
+            file.write([file.read(position - start, size) or b""], position - start)
+        file.sync()
 
     # --- sealed segments -----------------------------------------------------------------------
 
@@ -289,9 +301,8 @@ class _Recovery:
         time_ms = log.last_time_ms
         if start is not None:
             log.open_segment(start, self._records)
-            log.sync_segment()
             if self._rolled:
-                log.seal()
+                log.seal(self._time_ms)
         if start is None or self._rolled:
             log.begin_first(self._state, time_ms)
         elif not log.has_epoch_room():

@@ -84,7 +84,7 @@ class SegmentFiles:
             if opened is not None and opened[0][:2] == (start, end):
                 self.sealed[start] = opened[0]
                 return opened
-        facts, queues = scan_segment(self._disk, start, end)
+        facts, queues = scan_entries(self._disk.open(log_name(start)), start, start, end)
         data, rows = segment_index.encode(facts, queues)
         self._disk.replace(index_name(start), data)
         self.sealed[start] = facts
@@ -138,27 +138,31 @@ class SegmentFiles:
             return file
 
 
-def scan_segment(disk: Disk, start: int, end: int) -> tuple[Facts, dict[int, Entries]]:
-    """Finds out what the index of a sealed segment must say.
+def scan_entries(
+    file: File, start: int, position: int, end: int
+) -> tuple[Facts, dict[int, Entries]]:
+    """Finds out what the index of a segment must say.
+
+    Args:
+        file: of the segment.
+        start: its first position.
+        position: where to begin.
+        end: where its records must end.
 
     Raises:
-        Corrupted: its records do not reach its end.
+        Corrupted: they do not.
     """
     queues: dict[int, Entries] = {}
-    position, time_ms, count = start, 0, 0
-    for record in walk(disk.open(log_name(start)), start, start, end):
+    time_ms = count = 0
+    for record in walk(file, start, position, end):
         count += 1
         position = record.end
         time_ms = max(time_ms, record.time_ms)
         if record.count:
             bases, cells = queues.setdefault(record.queue_id, (array("q"), array("Q")))
             bases.append(record.base_offset)
-            cells.extend(
-                (
-                    record.position, (position - record.position) << 32 | record.count,
-                    record.time_ms, record.tag_bits,
-                )
-            )
+            size = (position - record.position) << 32 | record.count
+            cells.extend((record.position, size, record.time_ms, record.tag_bits))
     if position != end:
         name = log_name(start)
         raise Corrupted(

@@ -1,0 +1,129 @@
+"""The data folder as the supervisor owns it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from zbroker import limits
+from zbroker.errors import Conflict, Corrupted, Denied, FormatNewer, InvalidArgument
+from zbroker.supervisor.folder import Folder, default_shards, locked_by, replace_file
+
+
+def test_new_folder_gets_an_identity_for_life(tmp_path: Path) -> None:
+    first = Folder.open(tmp_path / "a" / "b", 3)
+    identity = first.identity
+    first.close()
+    second = Folder.open(tmp_path / "a" / "b", 0)
+    assert second.identity == identity
+    assert identity.shards == 3
+    assert len(identity.broker_id) == 16
+    second.close()
+
+
+def test_default_is_one_shard_a_core_within_bounds(tmp_path: Path) -> None:
+    folder = Folder.open(tmp_path, 0)
+    assert folder.identity.shards == default_shards()
+    assert 1 <= default_shards() <= limits.WORKERS_DEFAULT_MAX
+    folder.close()
+
+
+def test_other_number_of_workers_is_refused_in_one_line(tmp_path: Path) -> None:
+    Folder.open(tmp_path, 2).close()
+    with pytest.raises(Conflict, match=r"made with 2 workers, not 3: leave --workers out"):
+        Folder.open(tmp_path, 3)
+    Folder.open(tmp_path, 2).close()
+
+
+def test_second_supervisor_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
+    folder = Folder.open(tmp_path, 1)
+    assert locked_by(tmp_path) == os.getpid()
+    with pytest.raises(Conflict, match=f"process id {os.getpid()}; stop it with `zbroker down"):
+        Folder.open(tmp_path, 1)
+    folder.close()
+    assert locked_by(tmp_path) == 0
+    Folder.open(tmp_path, 1).close()
+
+
+def test_newer_format_is_named(tmp_path: Path) -> None:
+    Folder.open(tmp_path, 1).close()
+    broker = tmp_path / "broker.json"
+    content = json.loads(broker.read_bytes())
+    content.update(format=limits.FORMAT_VERSION + 1, version="99.0", new_field=1)
+    broker.write_text(json.dumps(content))
+    with pytest.raises(FormatNewer, match=r"written by zbroker 99\.0.*install the newer"):
+        Folder.open(tmp_path, 1)
+    assert locked_by(tmp_path) == 0
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"format": "x"}', "[]"])
+def test_unreadable_identity_is_never_replaced(tmp_path: Path, content: str) -> None:
+    (tmp_path / "broker.json").write_text(content)
+    with pytest.raises(Corrupted, match=r"broker\.json"):
+        Folder.open(tmp_path, 1)
+    assert (tmp_path / "broker.json").read_text() == content
+
+
+def test_lost_identity_beside_shards_is_never_invented(tmp_path: Path) -> None:
+    (tmp_path / "shards" / "0").mkdir(parents=True)
+    with pytest.raises(Corrupted, match=r"broker\.json is missing"):
+        Folder.open(tmp_path, 1)
+
+
+def test_folder_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidArgument, match="cannot be written.*--data"):
+        Folder.open(tmp_path / "file", 1)
+    with pytest.raises(InvalidArgument, match="cannot be written.*--data"):
+        Folder.open(tmp_path / "file" / "below", 1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_that_is_not_writable_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(Denied, match="cannot be written"):
+        Folder.open(tmp_path / "new", 1)
+
+
+def test_gateway_starts_are_counted_for_life(tmp_path: Path) -> None:
+    folder = Folder.open(tmp_path, 1)
+    folder.count_gateway_start(1)
+    folder.count_gateway_start(2)
+    folder.close()
+    assert Folder.open(tmp_path, 1).identity.gateway_starts == 2
+
+
+def test_sockets_are_private_and_removed_with_the_endpoints(tmp_path: Path) -> None:
+    (tmp_path / "ipc").mkdir()
+    (tmp_path / "ipc" / "worker-7").write_text("left over")
+    folder = Folder.open(tmp_path, 1)
+    assert folder.ipc == str(tmp_path / "ipc")
+    assert stat.S_IMODE(os.stat(folder.ipc).st_mode) == 0o700
+    assert os.listdir(folder.ipc) == []
+    folder.publish({"format": 1})
+    assert json.loads((tmp_path / "endpoints.json").read_bytes()) == {"format": 1}
+    folder.close()
+    assert sorted(os.listdir(tmp_path)) == ["LOCK", "broker.json"]
+
+
+def test_long_path_puts_the_sockets_elsewhere(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 100)
+    folder = Folder.open(deep, 1)
+    assert not folder.ipc.startswith(str(deep))
+    assert len(f"{folder.ipc}/worker-63") <= limits.UNIX_PATH_BYTES_MAX
+    assert stat.S_IMODE(os.stat(folder.ipc).st_mode) == 0o700
+    folder.close()
+    assert not os.path.exists(folder.ipc)
+
+
+def test_replaced_file_is_whole_even_if_the_last_try_was_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    replace_file(path, b"old")
+    (tmp_path / "f.new").write_bytes(b"half of a longer text from a crash")
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["f"]

@@ -1,0 +1,36 @@
+"""`zbroker config`: what is set, and where it came from."""
+
+from __future__ import annotations
+
+import click
+
+from zbroker import config as settings
+from zbroker.cli.output import output_option, print_rows, talk
+
+_file_option = click.option("--config", "path", help="The configuration file (zbroker.toml).")
+
+
+@click.group()
+def config() -> None:
+    """Show and check the configuration."""
+
+
+@config.command()
+@_file_option
+@output_option
+def show(path: str | None, output: str | None) -> None:
+    """The effective value of every key, and where it came from."""
+    loaded = settings.load(path)
+    rows = [
+        {"key": key, "value": settings.get(loaded.config, key), "origin": loaded.origins[key]}
+        for key in settings.KEYS
+    ]
+    print_rows(rows, output, ["key", "value", "origin"])
+
+
+@config.command()
+@_file_option
+def check(path: str | None) -> None:
+    """Exit code 0 if the configuration is right, else say what is wrong."""
+    loaded = settings.load(path)
+    talk(f"{loaded.path or 'no file, all defaults'}: right")

@@ -1,0 +1,90 @@
+"""How answers are printed: a table on a terminal, tab-separated lines elsewhere, or JSON.
+
+The field names of JSON are promises; the plain form has the same names as its first line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+_CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
+
+output_option: Callable[[_CommandT], _CommandT] = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "jsonl"]),
+    help="Form of the output; default: a table on a terminal, plain lines elsewhere.",
+)
+
+
+def print_rows(rows: Iterable[dict[str, Any]], output: str | None, names: Sequence[str]) -> None:
+    """Prints rows that all have the fields `names`; JSON prints further fields too."""
+    if output == "json":
+        print_json(list(rows))
+    elif output == "jsonl":
+        for row in rows:
+            print_json(row)
+    elif output == "table" or (output is None and sys.stdout.isatty()):
+        _print_table(rows, names)
+    else:
+        print("\t".join(names))
+        for row in rows:
+            print("\t".join(_text(row.get(name)) for name in names))
+
+
+def print_facts(facts: dict[str, Any], output: str | None) -> None:
+    """Prints one object: JSON, or a line a field; lists of objects become tables below."""
+    if output in ("json", "jsonl"):
+        print_json(facts)
+        return
+    nested = {name: value for name, value in facts.items() if _is_rows(value)}
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        if name not in nested:
+            print(f"{name:<{width}}  {_text(value)}")
+    for name, rows in nested.items():
+        print(f"\n{name}")
+        print_rows(rows, output, list(rows[0]))
+
+
+def print_json(value: Any) -> None:
+    """Prints one value as a line of JSON."""
+    import orjson
+
+    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def talk(text: str) -> None:
+    """Says something to a person: standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _print_table(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(_text(row.get(name)) for name in names))
+    Console().print(table)

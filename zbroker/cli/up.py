@@ -1,0 +1,179 @@
+"""`zbroker up`, `down` and `status`: the broker of one data folder.
+
+`up` becomes the supervisor (exec: nothing of the command line stays in its memory); `up -d` starts
+one that is detached and waits for what it reports. `down` and `status` find it by its lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+import click
+
+from zbroker import config as settings
+from zbroker import limits
+from zbroker.cli.output import output_option, print_facts, talk
+from zbroker.clock import monotonic_ms
+from zbroker.errors import InvalidArgument, ZBrokerError, make
+from zbroker.supervisor.children import command, environment
+from zbroker.supervisor.folder import locked_by
+
+data_option = click.option(
+    "--data",
+    metavar="DIR",
+    help="The data folder; default: ZBROKER_DATA, the configuration, the user's data folder.",
+)
+file_option = click.option(
+    "--config", "path", metavar="FILE", help="The configuration file (zbroker.toml)."
+)
+
+
+@click.command()
+@click.option("-d", "--detach", is_flag=True, help="Wait until it is ready, then return.")
+@file_option
+@data_option
+@click.option("--workers", type=int, help="Worker processes; default: usable cores, 1 to 4.")
+@click.option("--port-base", type=int, metavar="P", help="NameServer P, gateway P+1, workers P+10.")
+@click.option("--ephemeral-ports", is_flag=True, help="Take free ports.")
+@click.option("--flush", type=click.Choice(["sync", "async"]), help="sync: acknowledged = on disk.")
+@click.option("--insecure", is_flag=True, help="Allow to listen beyond this machine.")
+def up(
+    detach: bool,
+    path: str | None,
+    data: str | None,
+    workers: int | None,
+    port_base: int | None,
+    ephemeral_ports: bool,
+    flush: str | None,
+    insecure: bool,
+) -> None:
+    """Start a broker: NameServer, gateway and workers.
+
+    Prints one line when all are ready and stays until Ctrl-C or SIGTERM.
+    """
+    if port_base is not None and ephemeral_ports:
+        raise InvalidArgument("--port-base and --ephemeral-ports exclude each other")
+    given = {"broker.workers": workers, "broker.port_base": port_base, "broker.flush": flush}
+    loaded = settings.replace(settings.load(path), given, "the option for")
+    start(loaded.config, data, ephemeral_ports, detach, insecure)
+
+
+def start(
+    config: settings.Config, data: str | None, ephemeral: bool, detach: bool, insecure: bool
+) -> None:
+    """Becomes a supervisor, or starts a detached one and waits until it is ready."""
+    broker = config.broker
+    settings.check_bind(broker.bind, broker.advertise, insecure)
+    options = settings.SupervisorOptions(
+        data=str(folder_of(config, data)), config=config, ephemeral=ephemeral, detached=detach
+    )
+    arguments = command("supervisor", settings.encode_options(options))
+    if detach:
+        _start_detached(arguments, options.data)
+    else:
+        os.execve(arguments[0], arguments, environment())
+
+
+def _start_detached(arguments: list[str], data: str) -> None:
+    with tempfile.TemporaryFile() as last_words:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=last_words,
+            env=environment(),
+            start_new_session=True,
+        )
+        assert process.stdout
+        try:
+            line = _first_line(process.stdout, data)
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
+        if not line:
+            last_words.seek(0)
+            raise _unexplained(last_words.read(), process.wait(), data)
+    _tell(line)
+
+
+def _first_line(stdout: IO[bytes], data: str) -> bytes:
+    readable, _, _ = select.select([stdout], [], [], limits.READY_WAIT_MS / 1000)
+    if not readable:
+        raise make(
+            "TIMEOUT",
+            f"not ready within {limits.READY_WAIT_MS // 1000} s; it goes on starting: "
+            f"see `zbroker status --data {data}` and {data}/zbroker.log",
+        )
+    return stdout.readline()
+
+
+def _unexplained(last_words: bytes, code: int, data: str) -> ZBrokerError:
+    lines = last_words.decode(errors="replace").strip().splitlines()
+    reason = lines[-1] if lines else f"exit code {code}; see {data}/zbroker.log"
+    return make("INTERNAL", f"the supervisor has ended: {reason}")
+
+
+def _tell(line: bytes) -> None:
+    import orjson
+
+    from zbroker.supervisor.process import ready_line
+
+    report = orjson.loads(line)
+    if report["event"] != "ready":
+        raise make(report["code"], report["message"])
+    for text in report["errors"].values():
+        talk(f"warning: {text}")
+    print(ready_line(report), flush=True)
+
+
+@click.command()
+@data_option
+@file_option
+def down(data: str | None, path: str | None) -> None:
+    """Stop the broker of a data folder and wait for its end."""
+    folder = folder_of(settings.load(path).config, data)
+    pid = locked_by(folder)
+    if not pid:
+        if not (folder / "broker.json").exists():
+            raise InvalidArgument(f"{folder} is not the data folder of a broker")
+        talk(f"nothing runs on {folder}")
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    _wait_unlocked(folder, pid)
+    talk(f"stopped {folder}")
+
+
+def _wait_unlocked(folder: Path, pid: int) -> None:
+    end_ms = monotonic_ms() + limits.DOWN_WAIT_MS
+    while locked_by(folder) == pid:
+        if monotonic_ms() > end_ms:
+            text = f"process {pid} has not ended within {limits.DOWN_WAIT_MS // 1000} s"
+            raise make("TIMEOUT", text)
+        time.sleep(limits.DOWN_LOOK_EVERY_S)
+
+
+@click.command()
+@data_option
+@file_option
+@output_option
+def status(data: str | None, path: str | None, output: str | None) -> int:
+    """Show processes and shards of a data folder; exit code 5 if nothing runs there."""
+    from zbroker.cli.processes import inspect
+
+    facts = inspect(folder_of(settings.load(path).config, data))
+    print_facts(facts, output)
+    return 5 if facts["state"] == "down" else 0
+
+
+def folder_of(config: settings.Config, data: str | None) -> Path:
+    """The data folder: the option, else what the configuration says."""
+    return Path(data).expanduser().absolute() if data else settings.data_folder(config)

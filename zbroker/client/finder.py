@@ -1,0 +1,235 @@
+"""Finding topics: asks for routes, creates a topic on first send, refreshes what is in use.
+
+One `routes` request is outstanding at a time; what is wanted meanwhile goes with the next. A topic
+that no NameServer knows is only then missing when a directory says so: for a producer the finder
+asks one to create it (`auto`), which answers the topic that is there or why it may not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zbroker import limits
+from zbroker.client.door import Call
+from zbroker.client.places import ENTRY, Place, TopicView
+from zbroker.client.session import Session, backoff_ms
+from zbroker.errors import Unreachable, ZBrokerError, make
+from zbroker.wire import ops
+
+Found = Callable[[TopicView | ZBrokerError, int], None]
+_NAMES_BYTES_MAX = limits.HEADER_BYTES_MAX * 3 // 4
+
+
+class _Want:
+    __slots__ = ("asked", "create", "deadline", "found", "ready")
+
+    def __init__(self, create: bool, ready: bool, deadline: int, found: Found) -> None:
+        self.create, self.ready, self.deadline, self.found = create, ready, deadline, found
+        self.asked = False
+
+
+class Finder:
+    """The mind of routes.
+
+    Args:
+        session: carries the requests.
+        connect_ms: if no entry has answered for so long, everything that waits is Unreachable.
+
+    Attributes:
+        watchers: called with the names of topics whose route changed.
+    """
+
+    def __init__(self, session: Session, connect_ms: int) -> None:
+        self.watchers: list[Callable[[set[str], int], None]] = []
+        self._session, self._connect_ms = session, connect_ms
+        self._wants: dict[str, list[_Want]] = {}
+        self._creating: set[str] = set()
+        self._used: dict[str, None] = {}
+        self._asking: Call | None = None
+        self._vain_since: int | None = None
+        self._failures = 0
+        self._next_ask: int | None = None
+        self._refresh_at: int | None = None
+
+    def want(
+        self, topic: str, now: int, deadline: int, found: Found, *, create: bool, ready: bool
+    ) -> None:
+        """Calls `found` once with the topic, or with why there is none.
+
+        Args:
+            topic: its name.
+            now: monotonic ms.
+            deadline: until when it may take.
+            found: gets the view or the error, and now.
+            create: have it created if it does not exist.
+            ready: wait until at least one queue is confirmed by its shard.
+        """
+        self._used[topic] = None
+        view = self._session.places.topic(topic)
+        if view is not None and (view.ready or not ready):
+            found(view, now)
+            return
+        self._wants.setdefault(topic, []).append(_Want(create, ready, deadline, found))
+        self._ask_at(now)
+
+    def forget(self, topic: str, topic_id: str, now: int) -> None:
+        """The topic of that id has ended: what is known of the name is asked for anew."""
+        self._session.places.forget(topic, topic_id)
+        self._ask_at(now + limits.RETRY_MIN_MS)
+
+    def unuse(self, topic: str) -> None:
+        """Nobody here needs the topic any more: it is no longer refreshed."""
+        self._used.pop(topic, None)
+
+    def refresh(self, now: int) -> None:
+        """Asks for everything in use, soon."""
+        self._ask_at(now + limits.ROUTES_RETRY_MS)
+
+    def learn(self, route: ops.TopicRoute, now: int) -> None:
+        """Takes a route that a directory answered."""
+        if self._session.places.learn(route):
+            self._changed({route.topic}, now)
+
+    def tick(self, now: int) -> None:
+        """Asks when it is due, and ends what has waited too long."""
+        if self._session.lost:
+            self._session.lost = False
+            self.refresh(now)
+        due = min((at for at in (self._next_ask, self._refresh_at) if at is not None), default=None)
+        if due is not None and due <= now and self._asking is None:
+            self._next_ask = self._refresh_at = None
+            self._ask(now)
+        if self._vain_since is not None and now - self._vain_since >= self._connect_ms:
+            self._unreachable(now)
+        for topic, wants in list(self._wants.items()):
+            for want in [want for want in wants if want.deadline <= now]:
+                wants.remove(want)
+                want.found(self._missing(topic), now)
+            if not wants:
+                del self._wants[topic]
+
+    def next_deadline(self) -> int | None:
+        """When `tick` is wanted next."""
+        times = [want.deadline for wants in self._wants.values() for want in wants[:1]]
+        if self._vain_since is not None:
+            times.append(self._vain_since + self._connect_ms)
+        if self._asking is None:
+            times += [at for at in (self._next_ask, self._refresh_at) if at is not None]
+        return min(times, default=None)
+
+    def fail_all(self, error: ZBrokerError, now: int) -> None:
+        """Ends everything that waits: the client is closing."""
+        self._vain_since = self._next_ask = self._refresh_at = None
+        wants, self._wants = self._wants, {}
+        for waiting in wants.values():
+            for want in waiting:
+                want.found(error, now)
+
+    # --- inside
+
+    def _ask_at(self, at: int) -> None:
+        if self._next_ask is None or at < self._next_ask:
+            self._next_ask = at
+
+    def _ask(self, now: int) -> None:
+        if self._vain_since is None and not self._session.answered:
+            self._vain_since = now
+        names = self._names()
+        for name in names:
+            for want in self._wants.get(name, ()):
+                want.asked = True
+        self._asking = self._session.call(
+            ENTRY, ops.Routes(id=0, topics=names), now, now + self._connect_ms, self._answered,
+            retry=False,
+        )
+
+    def _names(self) -> list[str]:
+        """The wanted ones, then those in use in turn, as many as fit into one header."""
+        names: dict[str, None] = {}
+        size = 0
+        for name in (*self._wants, *self._used):
+            size += 0 if name in names else len(name) + 3
+            if size > _NAMES_BYTES_MAX or len(names) == limits.ROUTES_TOPICS_MAX:
+                break
+            names[name] = None
+        for name in names:
+            if name in self._used:
+                self._used[name] = self._used.pop(name)
+        return list(names)
+
+    def _answered(self, _: Call, result: Any, __: list[bytes], now: int) -> None:
+        self._asking = None
+        if isinstance(result, ZBrokerError):
+            self._failures += 1
+            self._ask_at(now + backoff_ms(self._failures, self._session.rng))
+            return
+        self._failures = 0
+        self._vain_since = None
+        self._refresh_at = now + limits.ROUTES_REFRESH_MS
+        self._changed(self._session.places.merge(result), now)
+        missing = [name for name in result.not_found if name in self._wants]
+        self._create(missing, now)
+        if self._wants:
+            asked = all(want.asked for wants in self._wants.values() for want in wants)
+            self._ask_at(now + (limits.ROUTES_RETRY_MS if asked else 0))
+
+    def _changed(self, names: set[str], now: int) -> None:
+        self._session.routes_changed(now)
+        for name in list(self._wants):
+            view = self._session.places.topic(name)
+            if view is None:
+                continue
+            waiting = [want for want in self._wants[name] if want.ready and not view.ready]
+            found = [want for want in self._wants[name] if want not in waiting]
+            if waiting:
+                self._wants[name] = waiting
+            else:
+                del self._wants[name]
+            for want in found:
+                want.found(view, now)
+        if names:
+            for watcher in self.watchers:
+                watcher(names, now)
+
+    def _create(self, missing: list[str], now: int) -> None:
+        for name in missing:
+            wants = self._wants[name]
+            gone = [want for want in wants if not want.create]
+            self._wants[name] = [want for want in wants if want.create]
+            for want in gone:
+                want.found(self._missing(name), now)
+            if not self._wants[name]:
+                del self._wants[name]
+            elif name not in self._creating and len(self._creating) < limits.CREATES_IN_FLIGHT:
+                self._ask_directory(name, now)
+
+    def _ask_directory(self, name: str, now: int) -> None:
+        broker = min(self._session.places.brokers, default="")
+        if not broker:
+            return  # routes name no broker yet: asked again soon
+        self._creating.add(name)
+        deadline = max(want.deadline for want in self._wants[name])
+
+        def created(_: Call, result: Any, __: list[bytes], now: int) -> None:
+            self._creating.discard(name)
+            if isinstance(result, ZBrokerError):
+                for want in self._wants.pop(name, ()):
+                    want.found(result, now)
+            else:
+                self.learn(result.topic, now)
+            self._ask_at(now + limits.ROUTES_RETRY_MS)
+
+        request = ops.TopicCreate(id=0, topic=name, auto=True)
+        self._session.call(Place(broker, -1), request, now, deadline, created)
+
+    def _missing(self, topic: str) -> ZBrokerError:
+        if self._session.places.topic(topic) is not None:
+            return make("NOT_READY", f"topic {topic}: no shard has confirmed a queue yet")
+        if not self._session.answered:
+            return Unreachable(self._session.nobody())
+        return make("TOPIC_NOT_FOUND", f"topic {topic} does not exist")
+
+    def _unreachable(self, now: int) -> None:
+        self._vain_since = None
+        self.fail_all(Unreachable(self._session.nobody()), now)

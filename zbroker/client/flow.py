@@ -1,0 +1,121 @@
+"""Operations of several requests, written once for both faces.
+
+A flow is a generator: it yields what it wants (`Ask`s, sent at once and in parallel, or `Find`) and
+gets the answers; its return value is the operation's. It runs in the I/O thread. An answer that is
+an error is thrown into it, unless the flow asked for errors as values (`Ask.keep`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+from zbroker.client.door import Call
+from zbroker.client.finder import Finder
+from zbroker.client.places import Place, Places
+from zbroker.client.session import Session
+from zbroker.errors import ZBrokerError
+from zbroker.wire import ops
+
+
+class Ask(NamedTuple):
+    """A request to a place; `keep` hands an error back as a value."""
+
+    place: Place
+    request: ops.Request
+    keep: bool = False
+
+
+class Find(NamedTuple):
+    """The view of a topic; an error if there is none. `fresh` asks although one is known."""
+
+    topic: str
+
+
+class Learn(NamedTuple):
+    """A directory has answered with this route; gives the places."""
+
+    route: ops.TopicRoute | None = None
+    ended: tuple[str, str] | None = None
+
+
+Flow = Generator[list[Ask] | Find | Learn, Any, Any]
+
+
+class Flows:
+    """Drives flows.
+
+    Args:
+        session: carries the requests.
+        finder: finds topics.
+    """
+
+    def __init__(self, session: Session, finder: Finder) -> None:
+        self._session, self._finder = session, finder
+
+    @property
+    def places(self) -> Places:
+        """What is known."""
+        return self._session.places
+
+    def run(self, flow: Flow, now: int, deadline: int, done: Callable[[Any], None]) -> None:
+        """Runs a flow to its end; `done` gets its value or a ZBrokerError."""
+        self._step(flow, None, now, deadline, done)
+
+    def _step(
+        self, flow: Flow, value: Any, now: int, deadline: int, done: Callable[[Any], None]
+    ) -> None:
+        try:
+            if isinstance(value, ZBrokerError):
+                wanted = flow.throw(value)
+            else:
+                wanted = flow.send(value)
+        except StopIteration as stop:
+            done(stop.value)
+            return
+        except ZBrokerError as error:
+            done(error)
+            return
+
+        def answer(found: Any, now: int) -> None:
+            self._step(flow, found, now, deadline, done)
+
+        if isinstance(wanted, Find):
+            self._finder.want(wanted.topic, now, deadline, answer, create=False, ready=False)
+        elif isinstance(wanted, Learn):
+            if wanted.route is not None:
+                self._finder.learn(wanted.route, now)
+            if wanted.ended is not None:
+                self._finder.forget(*wanted.ended, now)
+            answer(self.places, now)
+        else:
+            self._ask(wanted, now, deadline, answer)
+
+    def _ask(
+        self, asks: list[Ask], now: int, deadline: int, answer: Callable[[Any, int], None]
+    ) -> None:
+        results: list[Any] = [None] * len(asks)
+        left = len(asks)
+        if not left:
+            answer([], now)
+            return
+
+        def gather(at: int) -> Callable[[Call, Any, list[bytes], int], None]:
+            def done(_: Call, result: Any, __: list[bytes], now: int) -> None:
+                nonlocal left
+                results[at] = result
+                left -= 1
+                if not left:
+                    answer(_first_error(asks, results) or results, now)
+
+            return done
+
+        for at, ask in enumerate(asks):
+            self._session.call(ask.place, ask.request, now, deadline, gather(at))
+
+
+def _first_error(asks: list[Ask], results: list[Any]) -> ZBrokerError | None:
+    for ask, result in zip(asks, results):
+        if isinstance(result, ZBrokerError) and not ask.keep:
+            return result
+    return None

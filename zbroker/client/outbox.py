@@ -1,0 +1,228 @@
+"""Between the callers of a producer and the I/O thread: the one lock, and who encodes.
+
+The mind (`producing`) is only touched under the lock, for well under a microsecond a message.
+Batches are encoded outside of it: by the caller whose message filled one, else by the thread.
+Outcomes are announced outside of it too, so a callback may submit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from zbroker.client.batches import Batch
+from zbroker.client.door import Call
+from zbroker.client.finder import Finder
+from zbroker.client.places import TopicView
+from zbroker.client.producing import LostWay, Parcel, Producing, Want
+from zbroker.client.thread import IoThread
+from zbroker.clock import monotonic_ms
+from zbroker.errors import Busy, ZBrokerError
+from zbroker.wire import ops
+
+_log = logging.getLogger("zbroker.client")
+
+
+class Outbox:
+    """The hand of one producing mind.
+
+    Args:
+        io: the client's thread.
+        finder: finds topics.
+        mind: decides.
+    """
+
+    def __init__(self, io: IoThread, finder: Finder, mind: Producing) -> None:
+        self.mind = mind
+        self.closed: ZBrokerError | None = None
+        self._io, self._finder = io, finder
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._waiting = 0
+        self._room_callbacks: list[Callable[[], None]] = []
+        io.post(self._begin)
+
+    # --- for callers
+
+    def put(self, topic: str, item: tuple[bytes], size: int) -> tuple[Batch, int] | None:
+        """Adds a bare message to the open batch of a topic; None: use `add`."""
+        mind = self.mind
+        with self._lock:
+            batch = mind.join(topic, item, size)
+            if batch is None:
+                return None
+            index = batch.count - 1
+            work = mind.unencoded
+            if work:
+                mind.unencoded = []
+        if work:
+            self._encode(work)
+        return batch, index
+
+    def add(
+        self, topic: str, items: list[Any], size: int, rich: bool, choice: Any, urgent: bool,
+        wait_s: float,
+    ) -> tuple[Batch, int]:
+        """Adds messages that belong to one batch.
+
+        Args:
+            topic, items, size, rich, choice: see `Producing.add`.
+            urgent: no linger.
+            wait_s: how long to wait for room in the buffer; 0 is not at all.
+
+        Returns:
+            The batch and the place of the first message in it.
+
+        Raises:
+            Busy: there was no room in time.
+        """
+        mind = self.mind
+        with self._lock:
+            if not mind.has_room(len(items), size):
+                self._wait_for_room(len(items), size, wait_s)
+            if self.closed is not None:
+                raise self.closed
+            batch = mind.add(topic, items, size, rich, choice, monotonic_ms())
+            index = batch.count - len(items)
+            batch.urgent |= urgent
+            work, mind.unencoded = mind.unencoded, []
+        if work:
+            self._encode(work)
+        else:
+            self._io.wake()
+        return batch, index
+
+    def view(self, topic: str) -> TopicView | None:
+        """What is known of a topic."""
+        with self._lock:
+            return self.mind.view(topic)
+
+    def flush(self) -> list[Batch]:
+        """Makes everything urgent; returns what is not settled."""
+        with self._lock:
+            batches = self.mind.flush()
+        self._io.wake()
+        return batches
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` from the thread as soon as something has left the buffer."""
+        with self._lock:
+            self._room_callbacks.append(callback)
+        self._io.wake()
+
+    def shut(self, error: ZBrokerError) -> None:
+        """Takes no more messages; those on their way go on."""
+        with self._lock:
+            self.closed = error
+            self._room.notify_all()
+
+    # --- for the thread
+
+    def tick(self, now: int) -> None:
+        """Seals and encodes what is due, sends what is ready, announces what is settled."""
+        mind = self.mind
+        with self._lock:
+            mind.tick(now)
+            work, mind.unencoded = mind.unencoded, []
+        if work:
+            compress = mind.settings.compress
+            made = [(batch, batch.encode(compress)) for batch in work]
+        else:
+            made = []
+        with self._lock:
+            for batch, data in made:
+                mind.encoded(batch, data)
+            out = mind.take_outgoing(now)
+        for each in out:
+            self._emit(each, now)
+        self._announce()
+
+    def next_deadline(self) -> int | None:
+        """When `tick` is wanted next."""
+        with self._lock:
+            return self.mind.next_deadline()
+
+    def fail_all(self, error: ZBrokerError, now: int) -> None:
+        """Ends everything that waits."""
+        self.shut(error)
+        with self._lock:
+            self.mind.fail_all(error)
+        self._announce()
+
+    # --- inside
+
+    def _begin(self, _: int) -> None:
+        self._io.parts.append(self)
+        self._finder.watchers.append(self._changed)
+
+    def _encode(self, work: list[Batch]) -> None:
+        compress = self.mind.settings.compress
+        made = [(batch, batch.encode(compress)) for batch in work]
+        with self._lock:
+            for batch, data in made:
+                self.mind.encoded(batch, data)
+        self._io.wake()
+
+    def _wait_for_room(self, count: int, size: int, wait_s: float) -> None:
+        self._waiting += 1
+        try:
+            if wait_s and self._room.wait_for(
+                lambda: self.closed is not None or self.mind.has_room(count, size), wait_s
+            ):
+                return
+        finally:
+            self._waiting -= 1
+        if self.closed is None:
+            raise Busy(
+                f"the producer's buffer is full: {self.mind.buffered} messages of "
+                f"{self.mind.buffered_bytes} bytes wait to be acknowledged"
+            )
+
+    def _emit(self, out: Parcel | Want | LostWay, now: int) -> None:
+        if isinstance(out, Parcel):
+            self._io.session.call(
+                out.worker, ops.Produce(id=0, batches=out.entries), now, out.deadline,
+                lambda call, result, _, now: self._answered(out, call, result, now),
+                [out.frame], retry=False,
+            )
+        elif isinstance(out, Want):
+            if out.ended:
+                self._finder.forget(out.topic, out.ended, now)
+            topic = out.topic
+            self._finder.want(
+                topic, now, out.deadline, lambda view, now: self._routed(topic, view, now),
+                create=True, ready=True,
+            )
+        else:
+            self._finder.refresh(now)
+
+    def _answered(self, parcel: Parcel, call: Call, result: Any, now: int) -> None:
+        with self._lock:
+            self.mind.receive(parcel, result, call.sends > 1, now)
+
+    def _routed(self, topic: str, view: TopicView | ZBrokerError, now: int) -> None:
+        with self._lock:
+            self.mind.routed(topic, view, now)
+        self._io.wake()
+
+    def _changed(self, names: set[str], now: int) -> None:
+        for name in names:
+            view = self._io.session.places.topic(name)
+            if view is not None:
+                self._routed(name, view, now)
+
+    def _announce(self) -> None:
+        mind = self.mind
+        with self._lock:
+            settled, mind.settled = mind.settled, []
+            callbacks: list[Callable[[], None]] = []
+            if settled:
+                if self._waiting:
+                    self._room.notify_all()
+                callbacks, self._room_callbacks = self._room_callbacks, []
+        for batch in settled:
+            batch.announce()
+        for callback in callbacks:
+            callback()

@@ -1,0 +1,1 @@
+"""The gateway: one address for clients; forwards to the workers by the header alone."""

@@ -1,0 +1,218 @@
+"""The data folder as the supervisor owns it: its lock, its identity, its sockets, its endpoints.
+
+    DATA/LOCK            held (flock) while a supervisor lives; its process id for the message
+    DATA/broker.json     identity: random broker id, format, number of shards, starts of gateways
+    DATA/endpoints.json  live endpoints and process ids; absent after a clean stop
+    DATA/ipc/            unix sockets of the workers (elsewhere if the path would be too long)
+
+Files are replaced by rename after a sync, so that a reader sees the old or the new one, never half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zbroker import limits
+from zbroker.errors import ZBrokerError, make
+from zbroker.version import __version__
+
+
+class Identity(msgspec.Struct):
+    """What `broker.json` holds; written once, except for the count of gateway starts."""
+
+    format: int
+    broker_id: str
+    shards: int
+    gateway_starts: int = 0
+    version: str = __version__
+
+
+class Folder:
+    """One data folder, locked from `open` to `close`.
+
+    Attributes:
+        path: absolute.
+        identity: as on disk.
+        ipc: folder of the unix sockets, mode 0700.
+    """
+
+    def __init__(self, path: Path, lock: int, identity: Identity) -> None:
+        self.path, self.identity = path, identity
+        self._lock = lock
+        self.ipc = self._make_ipc()
+
+    @classmethod
+    def open(cls, path: Path, shards: int) -> Folder:
+        """Locks the folder, and makes it if it is not there.
+
+        Args:
+            path: absolute.
+            shards: wanted number of shards; 0: what the folder has, for a new one the usable
+                cores, 1 to 4.
+
+        Raises:
+            Conflict: another supervisor runs on it, or it has another number of shards.
+            Denied: it cannot be written.
+            FormatNewer: a newer zbroker wrote it.
+            Corrupted: `broker.json` is not readable.
+        """
+        with _explained(path):
+            path.mkdir(parents=True, exist_ok=True, mode=0o750)
+            lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            _take(lock, path)
+            identity = _read_identity(path)
+            if identity is None:
+                identity = Identity(
+                    limits.FORMAT_VERSION, secrets.token_hex(8), shards or default_shards()
+                )
+                replace_file(path / "broker.json", msgspec.json.encode(identity))
+            _check_identity(path, identity, shards)
+            return cls(path, lock, identity)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def count_gateway_start(self, starts: int) -> None:
+        """Writes down that a gateway is about to be started for the `starts`-th time."""
+        self.identity.gateway_starts = starts
+        replace_file(self.path / "broker.json", msgspec.json.encode(self.identity))
+
+    def publish(self, endpoints: dict[str, Any]) -> None:
+        """Replaces `endpoints.json`."""
+        replace_file(self.path / "endpoints.json", msgspec.json.encode(endpoints) + b"\n")
+
+    def close(self) -> None:
+        """Removes endpoints and sockets, and lets the lock go."""
+        (self.path / "endpoints.json").unlink(missing_ok=True)
+        shutil.rmtree(self.ipc, ignore_errors=True)
+        os.close(self._lock)
+
+    def _make_ipc(self) -> str:
+        longest = f"worker-{limits.SHARDS_MAX}"
+        ipc = self.path / "ipc"
+        if len(os.fsencode(ipc / longest)) > limits.UNIX_PATH_BYTES_MAX:
+            return tempfile.mkdtemp(prefix="zbroker-")
+        shutil.rmtree(ipc, ignore_errors=True)
+        with _explained(self.path):
+            ipc.mkdir(mode=0o700)
+        return str(ipc)
+
+
+def default_shards() -> int:
+    """Shards of a new folder: the cores this process may use, 1 to 4."""
+    return max(1, min(limits.WORKERS_DEFAULT_MAX, len(os.sched_getaffinity(0))))
+
+
+def locked_by(path: Path) -> int:
+    """Process id of the supervisor that holds the folder, 0 if nobody does."""
+    try:
+        lock = os.open(path / "LOCK", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _owner(lock)
+    finally:
+        os.close(lock)
+    return 0
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replaces a file so that power loss leaves the old content or the new.
+
+    Raises:
+        Denied, DiskFull: the folder cannot be written.
+    """
+    beside = path.with_name(path.name + ".new")
+    with _explained(path):
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _take(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise make(
+            "CONFLICT",
+            f"{path} is in use by the supervisor with process id {_owner(lock) or '?'}; "
+            f"stop it with `zbroker down --data {path}` or choose another folder",
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+
+
+def _owner(lock: int) -> int:
+    text = os.pread(lock, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _read_identity(path: Path) -> Identity | None:
+    file = path / "broker.json"
+    try:
+        with _explained(file):
+            content = file.read_bytes()
+        return msgspec.json.decode(content, type=Identity)
+    except FileNotFoundError:
+        if (path / "shards").exists():
+            text = f"{file} is missing, but there are shards: put it back from a copy"
+            raise make("CORRUPTED", text) from None
+        return None
+    except msgspec.MsgspecError as error:
+        raise make("CORRUPTED", f"{file}: {error}; put it back from a copy") from None
+
+
+def _check_identity(path: Path, identity: Identity, shards: int) -> None:
+    if identity.format > limits.FORMAT_VERSION:
+        raise make(
+            "FORMAT_NEWER",
+            f"{path} has format {identity.format}, written by zbroker {identity.version}; "
+            f"this is {__version__} with format {limits.FORMAT_VERSION}: install the newer one",
+        )
+    if shards and shards != identity.shards:
+        raise make(
+            "CONFLICT",
+            f"{path} was made with {identity.shards} workers, not {shards}: "
+            f"leave --workers out, or choose another folder",
+        )
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns what the system says about a path into one clear line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _path_error(path, error) from None
+
+
+def _path_error(path: Path, error: OSError) -> ZBrokerError:
+    if error.errno == errno.ENOSPC:
+        return make("DISK_FULL", f"{path}: no space left on the disk")
+    code = "DENIED" if isinstance(error, PermissionError) else "INVALID_ARGUMENT"
+    reason = os.strerror(error.errno or 0)
+    text = f"data folder {path} cannot be written ({reason}); choose another with --data"
+    return make(code, text)
