@@ -1,9 +1,9 @@
 """One error table for both ends of the wire, the command line and the docs.
 
 A row is a code, what it is for a user (class), whether trying again can help (`retryable`), whether
-the bytes of the request may have been stored (`maybe_stored`), the exit code of the command line and
-one sentence. Exception classes follow from the table; a code that this version does not know becomes
-the root class with the two flags that came over the wire. Clients act on the flags alone.
+the bytes of the request may have been stored (`maybe_stored`), the exit code of the command line
+and one sentence. Exception classes follow from the table; a code that this version does not know
+becomes the root class with the two flags that came over the wire. Clients act on the flags alone.
 
     ZBrokerError
         NotFound            exit 4    a topic, queue, group or message does not exist

@@ -74,7 +74,7 @@ PARKED_POLLS_MAX = 10_000
 REPLIES_HELD_MAX = 65_536
 FLUSH_INTERVAL_MAX_MS = 500  # async: upper bound between an answer and its sync
 
-# --- store (FORMAT.md) ------------------------------------------------------------------------------
+# --- store (FORMAT.md) ----------------------------------------------------------------------------
 FORMAT_VERSION = 1
 RECORD_ALIGN_BYTES = 16
 RECORD_HEADER_BYTES = 80
@@ -155,6 +155,7 @@ EVENT_LINE_BYTES_MAX = 64 * 1024
 SUPERVISOR_WAIT_MS = 1_000  # a lost wake-up costs no more than this
 DOWN_WAIT_MS = 4 * DRAIN_MS  # three stages of a stop, and one for the supervisor itself
 DOWN_LOOK_EVERY_S = 0.02
+TAIL_POLL_S = 1.0  # `tail` looks up so often
 STATUS_CPU_WINDOW_S = 0.2
 STATUS_ASK_S = 1.0
 UNIX_PATH_BYTES_MAX = 107  # sun_path without its zero

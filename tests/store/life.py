@@ -77,11 +77,17 @@ class Oracle:
     """What must be true after the next start."""
 
     mark: int = 0
+    epoch: tuple[int, int] = (0, 0)  # of the last life that got through its start
     groups: list[tuple[int, int]] = field(default_factory=list)  # (end, digest behind it)
     messages: list[Message] = field(default_factory=list)
 
-    def meets(self, log: CommitLog, state: ChainState, began_at: int) -> None:
-        """Compares a recovered log with what was written, and forgets what was cut."""
+    def meets(self, log: CommitLog, state: ChainState) -> None:
+        """Compares a recovered log with what was written, and forgets what was cut.
+
+        Starts that died on the way have cut too: what counts is the first epoch not seen before.
+        """
+        began_at = next(at for term, start, at in log.epochs if (term, start) > self.epoch)
+        self.epoch = log.epoch
         assert log.mark >= self.mark, f"lost: mark was {self.mark}, log ends at {log.mark}"
         self.groups = [group for group in self.groups if group[0] <= began_at]
         self.messages = [one for one in self.messages if one.position < began_at]
@@ -114,7 +120,11 @@ class Oracle:
                         if one.position >= log.min_position
                     ]
                 offset = found.next_offset
-            assert got == [(one.position, one.base, one.count, one.body) for one in kept]
+            want = [(one.position, one.base, one.count, one.body) for one in kept]
+            assert got == want, (
+                f"queue {queue_id} of {log.min_position}..{log.mark}: wanted "
+                f"{[one[:3] for one in want]}, got {[one[:3] for one in got]}"
+            )
 
 
 class Life:
@@ -137,8 +147,7 @@ class Life:
         self.now_ms = self.log.last_time_ms
         self.turns: list[Turn] = []
         self.start_position: int | None = None
-        began_at = next(at for *epoch, at in self.log.epochs if tuple(epoch) == self.log.epoch)
-        oracle.meets(self.log, self.state, began_at)
+        oracle.meets(self.log, self.state)
 
     def live(self, deeds: int) -> None:
         """Does so many random things."""

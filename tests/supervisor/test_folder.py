@@ -76,9 +76,9 @@ def test_lost_identity_beside_shards_is_never_invented(tmp_path: Path) -> None:
 
 def test_folder_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidArgument, match="cannot be written.*--data"):
+    with pytest.raises(InvalidArgument, match=r"cannot be written.*--data"):
         Folder.open(tmp_path / "file", 1)
-    with pytest.raises(InvalidArgument, match="cannot be written.*--data"):
+    with pytest.raises(InvalidArgument, match=r"cannot be written.*--data"):
         Folder.open(tmp_path / "file" / "below", 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from zbroker import limits
@@ -40,7 +42,7 @@ def test_died_after_ready_is_started_at_once() -> None:
 def test_delay_has_an_upper_bound(monkeypatch) -> None:
     monkeypatch.setattr(limits, "RESTART_FAILURES_MAX", 1000)
     starts = replay([0], ready=False)
-    gaps = [late - early for early, late in zip(starts, starts[1:], strict=False)]
+    gaps = [late - early for early, late in pairwise(starts)]
     assert gaps[:6] == [100, 200, 400, 800, 1600, 3200]
     assert set(gaps[6:]) == {limits.RESTART_DELAY_MAX_MS}
 

@@ -115,10 +115,9 @@ def _shard(number: int, endpoint: str) -> dict[str, Any]:
     from zbroker.client.ask import ask
     from zbroker.wire.ops import Status
 
-    row: dict[str, Any] = {"shard": number}
+    names = ("log_bytes", "min_position", "end_position")
     try:
-        result, _ = ask(endpoint, Status(id=1), limits.STATUS_ASK_S)
+        result, _ = ask(endpoint, Status(id=number), limits.STATUS_ASK_S)
     except ZBrokerError as error:
-        return {**row, "log_bytes": 0, "min_position": 0, "end_position": 0, "error": error.code}
-    begin, end = (int(result.facts.get(name, 0)) for name in ("min_position", "end_position"))
-    return {**row, "log_bytes": end - begin, "min_position": begin, "end_position": end}
+        return {"shard": number, **dict.fromkeys(names), "error": error.code}
+    return {"shard": number, **{name: result.facts.get(name) for name in names}}

@@ -7,6 +7,7 @@ lost answer leaves nothing behind.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
@@ -17,7 +18,10 @@ from zbroker.wire import codec, ops
 
 
 def ask(
-    endpoint: str, request: ops.Request, timeout_s: float = limits.CLIENT_CONNECT_S
+    endpoint: str,
+    request: ops.Request,
+    timeout_s: float = limits.CLIENT_CONNECT_S,
+    payload: Sequence[bytes] = (),
 ) -> tuple[Any, list[bytes]]:
     """Sends `request` and waits for its answer.
 
@@ -25,6 +29,7 @@ def ask(
         endpoint: "tcp://host:port" or "ipc://path" of any door.
         request: a typed request of `wire/ops.py`; repeat-safe or not is the caller's affair.
         timeout_s: seconds to wait for the answer.
+        payload: the frames behind the header.
 
     Returns:
         The typed result and the payload frames.
@@ -37,7 +42,7 @@ def ask(
         socket.linger = 0
         socket.set(zmq.MAXMSGSIZE, limits.FRAME_BYTES_MAX)
         socket.connect(endpoint)
-        socket.send_multipart([b"", codec.encode_request(request)])
+        socket.send_multipart([b"", codec.encode_request(request), *payload])
         if not socket.poll(int(timeout_s * 1000)):
             raise Unreachable(f"{endpoint} does not answer within {timeout_s:g} s")
         frames = socket.recv_multipart()

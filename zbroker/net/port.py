@@ -36,7 +36,8 @@ class Port:
 
     def __init__(self, name: str, socket: zmq.Socket[bytes], endpoint: str, serving: bool) -> None:
         self.name, self.socket, self.endpoint, self.serving = name, socket, endpoint, serving
-        self._recv, self._send = socket.recv, socket.send
+        self._recv = socket.recv
+        self._send = super(zmq.Socket, socket).send  # without the sugar: 0.25 instead of 0.6 us
         self.dropped = 0
 
     def receive(self) -> list[bytes] | None:

@@ -1,9 +1,9 @@
 """The directory: shard 0 of a broker group knows which topics there are.
 
-One TOPIC record in its log is the commit point of a create or change, one TOPIC_END of a delete. The
-other shards follow by long poll, write QUEUE records into their own logs and confirm; a route shows
-a queue only when its shard has confirmed, and a create answers when the live shards have. Nothing is
-placed by `mod shards` at run time: the placement is recorded (COUNTEREXAMPLES 1.1, 1.8). Deletions
+One TOPIC record in its log is the commit point of a create or change, one TOPIC_END of a delete.
+The other shards follow by long poll, write QUEUE records into their own logs and confirm; a route
+shows a queue only when its shard has confirmed, and a create answers when the live shards have.
+Nothing is placed by `mod shards` at run time: the placement is recorded (COUNTEREXAMPLES 1.1, 1.8). Deletions
 stay listed until every shard has confirmed them; a deleted name is not created on send for an hour
 (1.3, 1.4). What a shard has and the directory does not know is adopted back (1.3).
 """

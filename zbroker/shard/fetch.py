@@ -1,10 +1,10 @@
 """Fetching many queues in one long poll.
 
 A fetch looks at the mark: nothing is read that is not on disk (COUNTEREXAMPLES 2.2). When no queue
-has something new the poll is parked at its queues and woken by the turn that brings something. One
-poll a session: a newer one ends the older (2.6). Bytes that are not in the page cache are read ahead
-by the hand's helper while the poll waits, so old readers never stop the loop. A filter that drops
-everything still advances, and a poll that ends by time reports how far.
+has something new the poll is parked at its queues and woken by the turn that brings something.
+One poll a session: a newer one ends the older (2.6). Bytes that are not in the page cache are read
+ahead by the hand's helper while the poll waits, so old readers never stop the loop. A filter that
+drops everything still advances, and a poll that ends by time reports how far.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from zbroker.shard.topics import LocalTopics, QueueState
 from zbroker.store.commit_log import CommitLog
 from zbroker.wire import codec, message, ops
 from zbroker.wire.frames import Arrived
-
 
 _READS_A_TURN = 4  # how often a filter that drops everything reads on before it answers
 

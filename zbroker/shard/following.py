@@ -1,7 +1,7 @@
-"""How a shard follows the directory: ask, write its own QUEUE records, confirm when they are on disk.
+"""How a shard follows the directory: ask, write its own QUEUE records, confirm once on disk.
 
-Shard 0 is its own directory and takes the same steps without a socket. A shard that has heard a full
-listing offers back what the directory does not know (COUNTEREXAMPLES 1.3).
+Shard 0 is its own directory and takes the same steps without a socket. A shard that has heard a
+full listing offers back what the directory does not know (COUNTEREXAMPLES 1.3).
 """
 
 from __future__ import annotations

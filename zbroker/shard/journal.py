@@ -18,6 +18,7 @@ from zbroker.store.record import HEADER_BYTES, MORE, Kind, Record, padded
 from zbroker.wire import batch
 
 _encode = msgspec.msgpack.Encoder().encode
+_CREDIT_BYTES = 256 * 1024
 
 
 class Applies(Protocol):
@@ -53,8 +54,9 @@ class Journal:
 
     def __init__(self, log: CommitLog, state: Applies, wall_offset_ms: int) -> None:
         self.log, self._state, self._offset_ms = log, state, wall_offset_ms
-        self.time_ms = 0
+        self.time_ms = log.last_time_ms
         self.size = 0
+        self._credit = 0
         self._open = False
         self._groups: dict[int, Group] = {}
         self._touched: list[tuple[QueueState, int]] = []
@@ -65,6 +67,14 @@ class Journal:
             self._open = True
             self.time_ms = max(self.time_ms, now + self._offset_ms)
         return self.time_ms
+
+    def admits(self, size: int) -> bool:
+        """Whether a publish of `size` bytes fits; asks the log once for many small ones."""
+        self._credit -= size
+        if self._credit >= 0:
+            return True
+        self._credit = _CREDIT_BYTES if self.has_room(size + _CREDIT_BYTES, True) else 0
+        return self._credit > 0 or self.has_room(size, True)
 
     def has_room(self, size: int, publishing: bool) -> bool:
         """Whether records of `size` bytes more fit behind all that the open turn holds."""
@@ -132,6 +142,7 @@ class Journal:
             more: the next record belongs to the same atomic group.
         """
         time_ms = self.begin(now)
+        self._credit = 0
         if kind == Kind.QUEUE_END:
             self._close_groups()  # what was acknowledged before the end stands before the end
         meta_bytes = raw_meta if meta is None else _encode(meta)
@@ -164,4 +175,5 @@ class Journal:
             self._close_groups()
         touched, self._touched = self._touched, []
         self._open = False
+        self._credit = 0
         return touched

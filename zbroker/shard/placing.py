@@ -115,7 +115,9 @@ class Placing:
         """Writes the TOPIC record of a new topic."""
         if len(self._table.by_name) >= limits.TOPICS_MAX:
             raise errors.make(
-                "TOO_LARGE", f"{limits.TOPICS_MAX} topics exist, no more fit", limit=limits.TOPICS_MAX
+                "TOO_LARGE",
+                f"{limits.TOPICS_MAX} topics exist, no more fit",
+                limit=limits.TOPICS_MAX,
             )
         topic_id = self._new_id()
         start = int(topic_id, 16)
@@ -291,11 +293,11 @@ class Placing:
         """Tells a follower what changed, or lets it wait."""
         request = event.request
         assert type(request) is ops.Follow
-        if request.boot == self._answers.boot and request.version == self._table.version:
-            if request.wait_ms and len(self._polls) < limits.PARKED_POLLS_MAX:
-                self._polls.append((event, now + request.wait_ms))
-                return
-        self._tell(event)
+        news = request.boot != self._answers.boot or request.version != self._table.version
+        if news or not request.wait_ms or len(self._polls) >= limits.PARKED_POLLS_MAX:
+            self._tell(event)
+        else:
+            self._polls.append((event, now + request.wait_ms))
 
     def _tell(self, event: Arrived) -> None:
         request: Any = event.request

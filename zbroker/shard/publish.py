@@ -117,27 +117,22 @@ class Publishing:
         if request.form != "batch" or not entries or len(payload) != 1:
             raise Malformed("produce: form batch or plain, batches and one payload frame")
         frame = payload[0]
-        if len(entries) == 1:
-            if entries[0].size != len(frame):
-                raise Malformed(f"produce: {entries[0].size} bytes named, {len(frame)} came")
-            return [self._one(entries[0], frame, now)]
-        if sum(entry.size for entry in entries) != len(frame):
+        single = len(entries) == 1
+        if sum([entry.size for entry in entries]) != len(frame):
             raise Malformed(f"produce: the sizes of the batches do not make {len(frame)} bytes")
-        results, at = [], 0
+        results, at, find = [], 0, self._topics.queue
         for entry in entries:
-            results.append(self._one(entry, frame[at : at + entry.size], now))
+            data = frame if single else frame[at : at + entry.size]
             at += entry.size
+            try:
+                queue = find(entry.topic, entry.queue, entry.topic_id)
+                data, head = batch.admit(data)
+                if head.count != entry.count:
+                    raise Malformed(f"produce: {entry.count} messages named, {head.count} came")
+                results.append(self._store(queue, data, head, now))
+            except ZBrokerError as error:
+                results.append(ops.Produced(queue=entry.queue, error=codec.error_fields(error)))
         return results
-
-    def _one(self, entry: ops.BatchEntry, data: bytes, now: int) -> ops.Produced:
-        try:
-            queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
-            data, head = batch.admit(data)
-            if head.count != entry.count:
-                raise Malformed(f"produce: {entry.count} messages named, {head.count} came")
-            return self._store(queue, data, head, now)
-        except ZBrokerError as error:
-            return ops.Produced(queue=entry.queue, error=codec.error_fields(error))
 
     def _store(self, queue: QueueState, data: bytes, head: batch.Head, now: int) -> ops.Produced:
         journal = self._journal

@@ -174,29 +174,28 @@ class Shard:
         if self.publish_refusal is not None:
             self.answers.refuse(event, self.publish_refusal)
             return
-        size = HEADER_BYTES * 2
-        for frame in event.payload:
-            size += len(frame)
+        size = HEADER_BYTES * 2 + sum(map(len, event.payload))
         if size > limits.REQUEST_BYTES_MAX:
             self.answers.refuse(event, errors.make(
                 "TOO_LARGE", f"{size} bytes of payload: at most {limits.REQUEST_BYTES_MAX}",
                 limit=limits.REQUEST_BYTES_MAX,
             ))
             return
-        if self.wants_roll or not self.journal.has_room(size, True):
+        if self.wants_roll or not self.journal.admits(size):
             self._defer(event)
             return
-        if self.placing is not None and self._unknown_plain(event.request):
+        request = event.request
+        assert type(request) is ops.Produce
+        if request.form == "plain" and self._is_new(request.topic):
             try:
-                self.placing.create_on_send(event.request.topic, now)  # type: ignore[union-attr]
+                self.placing.create_on_send(request.topic, now)  # type: ignore[union-attr]
             except ZBrokerError as error:
                 self.answers.refuse(event, error)
                 return
         self.publishing.decide(event, now)
 
-    def _unknown_plain(self, request: ops.AnyRequest) -> bool:
-        assert type(request) is ops.Produce
-        return request.form == "plain" and request.topic not in self.state.topics.by_name
+    def _is_new(self, topic: str) -> bool:
+        return self.placing is not None and topic not in self.state.topics.by_name
 
     def _defer(self, event: Arrived) -> None:
         """Keeps a produce until the next segment is there; what comes behind it waits too."""
@@ -276,7 +275,7 @@ class Shard:
             return
         self.placing.decide_confirm(event, now)
 
-    # --- the directory's changes on this shard ------------------------------------------------------
+    # --- the directory's changes on this shard --------------------------------------------------
 
     def _changed_here(self, route: ops.TopicRoute, ended: bool, now: int) -> None:
         assert self.placing is not None

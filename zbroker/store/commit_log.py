@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from zbroker import limits
 from zbroker.errors import DiskFull
 from zbroker.store import checkpoint as checkpoints
 from zbroker.store import record as records
@@ -23,6 +24,7 @@ from zbroker.store.segment import Sizes, log_name
 from zbroker.store.segment_files import SegmentFiles
 from zbroker.store.segment_index import Facts
 from zbroker.store.zeroed_segment import NO_SPACE, ZeroedSegment
+_PADDING_MAX = limits.RECORD_ALIGN_BYTES - 1
 
 
 class Turn:
@@ -85,7 +87,8 @@ class CommitLog:
         self._records_before = 0  # of `records`, those before the active segment
         self._pending: list[bytes] = []
         self._open_group = False
-        self._taken = self._covered = self._data_end = self._limit = end
+        self._taken = self._covered = self._data_end = end
+        self._limit = self._room_end = end
         self._last = 0
         self._snapshot_end = end
         self._snapshot_records = 0
@@ -183,17 +186,13 @@ class CommitLog:
             reserve: True for publishes: RESERVE_BYTES must remain for state records, in this
                 segment or in the next one if that is ready.
         """
-        room = self._limit - self._sizes.epochs_room - self.end
-        rest = room - padded(HEADER_BYTES + size)
-        if rest < 0:
-            return False
-        return not reserve or self._zeroed.ready or rest >= self._sizes.reserve
+        rest = self._room_end - self.end - padded(HEADER_BYTES + size)
+        return rest >= 0 and (not reserve or self._zeroed.ready or rest >= self._sizes.reserve)
 
     def must_roll(self, size: int) -> bool:
         """Whether the next record of `size` bytes of meta and body begins a new segment."""
-        if self.records - self._records_before >= self._sizes.segment_records:
-            return True
-        return not self.has_room(size, reserve=False)
+        full = self.end + HEADER_BYTES + size > self._room_end - _PADDING_MAX
+        return full or self.records - self._records_before >= self._sizes.segment_records
 
     def take_turn(self) -> Turn | None:
         """Closes the open turn: its bytes to write, None if nothing was appended."""
@@ -236,10 +235,12 @@ class CommitLog:
     def open_segment(self, start: int, records_in_it: int) -> None:
         """For recovery: goes on in the segment that begins at `start`."""
         self._file = self._disk.open(log_name(start))
-        self._start, self._size = start, self._file.size()
+        size = self._file.size()
+        self._zeroed.want(self._size_after(size, self._sizes.reserve))
+        self._start, self._size = start, size
         self._limit = start + self._size - HEADER_BYTES  # a ROLL always fits
+        self._room_end = self._limit - self._sizes.epochs_room
         self._records_before = self.records - records_in_it
-        self._zeroed.want(self._size_after(self._size, self._sizes.reserve))
 
     def has_epoch_room(self) -> bool:
         """For recovery: whether one more start fits into the active segment."""
@@ -416,8 +417,15 @@ class CommitLog:
             raise DiskFull(f"no space for a segment of {size} bytes") from error
 
     def _size_after(self, size: int, checkpoint_bytes: int) -> int:
-        """How large the segment behind one of `size` bytes is; 0: the first."""
+        """How large the segment behind one of `size` bytes is; 0: the first.
+
+        Twice as large, but not much larger than as many records as it may hold will need.
+        """
         sizes = self._sizes
+        records_so_far = self.records - self._records_before
+        if records_so_far >= sizes.segment_records // 2:
+            mean = (self.end - self._start) // records_so_far + 1
+            size = min(size, mean * sizes.segment_records * 5 // 8)
         least = 2 * checkpoint_bytes + sizes.reserve + sizes.epochs_room
         if size:
             least += sizes.record_max

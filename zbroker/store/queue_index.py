@@ -170,6 +170,24 @@ class QueueIndex:
             return queue.firsts[0]
         return queue.bases[0] if queue.bases else None
 
+    def first_offset_from(self, queue_id: int, start: int) -> int:
+        """The smallest offset left when the log begins at segment `start`.
+
+        Args:
+            queue_id: of the shard.
+            start: first position of a segment.
+
+        Returns:
+            Behind the last message if nothing of the queue is left.
+        """
+        queue = self._queues.get(queue_id)
+        if queue is None:
+            return 0
+        at = bisect_left(queue.starts, start)
+        if at < len(queue.starts):
+            return queue.firsts[at]
+        return queue.bases[0] if queue.bases else queue.next_offset
+
     def next_offset(self, queue_id: int) -> int:
         """Behind the last message of the queue in the log, 0 if it has none."""
         queue = self._queues.get(queue_id)

@@ -42,6 +42,7 @@ _FOREVER = struct.Struct("<IIIBBH")
 _MAGIC_CRC = struct.Struct("<II")
 _ALIGN = limits.RECORD_ALIGN_BYTES
 _crc, _extend_crc = google_crc32c.value, google_crc32c.extend
+_JOINED_BYTES = 4096  # a small record is one buffer: pwritev takes 1024, and a copy is cheaper
 _PADDING = [bytes(size) for size in range(_ALIGN)]
 assert _HEAD.size == HEADER_BYTES
 
@@ -136,7 +137,7 @@ def encode(
     meta: bytes = b"",
     body: Sequence[bytes] = (),
 ) -> list[bytes]:
-    """Encodes a record as a list of buffers, the padding included, without copying the body.
+    """Encodes a record as a list of buffers, the padding included; a large body is not copied.
 
     Args:
         kind: `Kind`.
@@ -171,15 +172,19 @@ def encode_sized(
     length = HEADER_BYTES + len(meta)
     for part in body:
         length += len(part)
+    pad = -length % _ALIGN
     covered = _COVERED.pack(
         length, VERSION, kind, flags, position, synced, epoch[0], epoch[1], time_ms, queue_id,
         len(meta), base_offset, tag_bits, count, 0,
-    ) + meta
+    )
+    if length <= _JOINED_BYTES:
+        covered = b"".join((covered, meta, *body))
+        return [_MAGIC_CRC.pack(MAGIC, _crc(covered)) + covered + _PADDING[pad]], length + pad
+    covered += meta
     crc = _crc(covered)
     for part in body:
         crc = _extend_crc(crc, part)
     buffers = [_MAGIC_CRC.pack(MAGIC, crc) + covered, *body]
-    pad = -length % _ALIGN
     if pad:
         buffers.append(_PADDING[pad])
     return buffers, length + pad

@@ -1,9 +1,9 @@
 """The disk hand: writes and syncs one turn at a time, inline while that is fast.
 
 A thread hand-off costs 0.1 ms, a slow disk in the loop makes every pull wait; so the hand does it
-inline while syncs are fast, and in one helper thread when they are not (hotpath 1). In the helper it
-gathers: after a sync the answers leave first, and the next one starts when as many requests wait as
-the last one held, or after 10 % of its time. A failed write or sync ends the process from here:
+inline while syncs are fast, and in one helper thread when they are not (hotpath 1). In the helper
+it gathers: after a sync the answers leave first, and the next one starts when as many requests wait
+as the last one held, or after 10 % of its time. A failed write or sync ends the process from here:
 what is on disk is then found out by recovery (never retried, never answered after).
 """
 

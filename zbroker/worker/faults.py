@@ -3,9 +3,9 @@
     ZBROKER_FAULTS="serving.sync.before=kill@3;roll.rename.after=kill;serving.sync=sleep:20"
 
 A point is `phase.operation.moment`: phase is recovery, serving, roll, retention or stop; operation
-write, sync, rename, unlink, replace, allocate or read; moment before or after (left out: before). An
-action is kill, eio, enospc, sleep:MS or lie (sync only: it returns without syncing); `@N` is the Nth
-hit, without it every hit. `any` stands for every phase.
+write, sync, rename, unlink, replace, allocate or read; moment before or after (left out: before).
+An action is kill, eio, enospc, sleep:MS or lie (sync only: it returns without syncing); `@N` is the
+Nth hit, without it every hit. `any` stands for every phase.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A worker: locks its shard's folder, recovers, then serves two doors in one loop.
 
-The inner door (ipc) is the gateway's and the other workers'; the outer one (tcp) is for clients that
-go straight to the owner of a queue. `Worker` is the hands around the mind: it gives turns to the disk
-hand, rolls the log between turns, and has chores (cold reads, the next segment, snapshots) done by a
-second helper thread. `python -m zbroker.worker.process OPTIONS-AS-JSON`.
+The inner door (ipc) is the gateway's and the other workers'; the outer one (tcp) is for clients
+that go straight to the owner of a queue. `Worker` is the hands around the mind: it gives turns to
+the disk hand, rolls the log between turns, and has chores (cold reads, the next segment, snapshots)
+done by a second helper thread. `python -m zbroker.worker.process OPTIONS-AS-JSON`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,376 @@
+"""The blocking face: `zbroker.Client` and what it gives out.
+
+Every object may be used from any thread. Nothing here decides: a call goes to an outbox, an inbox
+or a flow, and waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from zbroker import limits, names
+from zbroker.client import admin_flows
+from zbroker.client.admin_flows import BrokerInfo, TopicInfo
+from zbroker.client.composing import Selector, choice_of, compose, compose_many
+from zbroker.client.core import Core, Seconds, seconds, settings_of
+from zbroker.client.flow import Flow
+from zbroker.client.pull import PullConsumer, wall_ms_of
+from zbroker.client.receipts import Receipt, SendFuture, receipt_of, receipts
+from zbroker.client.thread import IoThread
+from zbroker.errors import Closed, Internal, Timeout
+from zbroker.names import Queue
+
+_log = logging.getLogger("zbroker.client")
+_HEAD_BYTES = limits.BATCH_BYTES_A_MESSAGE
+
+
+class _Closing:
+    """A context manager that closes."""
+
+    def close(self) -> None:
+        """Ends the use of this object."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Client(_Closing):
+    """A connection to a zbroker cluster. Making one does not connect; the first use does.
+
+    Args:
+        url: `tcp://host:port[,...]` of NameServers or gateways; None for ZBROKER_URL, or the
+            local default.
+        timeout: seconds without any answer after which the address counts as unreachable.
+
+    Raises:
+        InvalidArgument: the address is not readable.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, timeout: Seconds = limits.CLIENT_CONNECT_S
+    ) -> None:
+        self._core = Core(url, timeout, _log.error)
+        self._finalizer = weakref.finalize(self, IoThread.stop, self._core.io)
+
+    @property
+    def id(self) -> str:
+        """Unique to this object: host, process, random."""
+        return self._core.id
+
+    def producer(
+        self,
+        group: str | None = None,
+        *,
+        linger: Seconds = limits.LINGER_S,
+        batch_messages: int = limits.BATCH_MESSAGES,
+        batch_bytes: int = limits.BATCH_BYTES,
+        buffer_messages: int = limits.BUFFER_MESSAGES,
+        buffer_bytes: int = limits.BUFFER_BYTES,
+        on_full: str = "block",
+        timeout: Seconds = limits.CLIENT_TIMEOUT_S,
+        compression: str | None = "lz4",
+    ) -> Producer:
+        """Makes a producer.
+
+        Args:
+            group: name of the producer group; needed for transactions only.
+            linger: seconds that a batch waits for more at most; it leaves at once while nothing of
+                its topic is on its way.
+            batch_messages, batch_bytes: a batch that has so much leaves at once.
+            buffer_messages, buffer_bytes: taken and not acknowledged at most.
+            on_full: when the buffer is full, "block" (at most `timeout`) or "raise" Busy.
+            timeout: seconds (at most 120) after which an unacknowledged message is given up.
+            compression: "lz4" (used where it saves 10 %) or None.
+
+        Raises:
+            InvalidArgument: a value is outside its limits.
+            Closed: the client was closed.
+        """
+        if group is not None:
+            names.check_group(group)
+        return Producer(self, settings_of(
+            linger, batch_messages, batch_bytes, buffer_messages, buffer_bytes, on_full, timeout,
+            compression,
+        ), on_full == "block")
+
+    def pull_consumer(
+        self, group: str | None = None, *, start: str | datetime = "last"
+    ) -> PullConsumer:
+        """Makes a consumer that reads on demand.
+
+        Args:
+            group: whose progress is read and committed; None is a reader without progress.
+            start: where to begin without progress: "last", "first" or an aware datetime.
+
+        Raises:
+            InvalidArgument: a value is outside its limits.
+            Closed: the client was closed.
+        """
+        return PullConsumer(self, group, start)
+
+    def admin(self) -> Admin:
+        """Topics and brokers."""
+        return Admin(self)
+
+    def close(self) -> None:
+        """Flushes for up to 5 s, fails the rest with Closed, and ends the I/O thread."""
+        core = self._core
+        core.shut()
+        if core.io.closed is None:
+            ends = time.monotonic() + limits.CLOSE_FLUSH_S
+            for box in list(core.outboxes):
+                for batch in box.flush():
+                    batch.wait(max(0.0, ends - time.monotonic()))
+        self._finalizer()
+
+    def run(self, flow: Flow, timeout: float) -> Any:
+        """Runs an operation and waits for its value (used by the objects of this client)."""
+        core = self._core
+        if core.io.is_own():
+            raise Internal("a callback of the client's own thread must not wait")
+        event = threading.Event()
+        box: list[Any] = []
+
+        def done(result: Any) -> None:
+            box.append(result)
+            event.set()
+
+        core.run(flow, timeout, done)
+        if not event.wait(timeout + limits.CLOSE_FLUSH_S):
+            raise Timeout("the client's I/O thread does not answer")
+        return admin_flows.value_of(box[0])
+
+
+class Producer(_Closing):
+    """Sends messages; made by `Client.producer`."""
+
+    def __init__(self, client: Client, settings: Any, block: bool) -> None:
+        self._client = client
+        self._settings = settings
+        self._timeout_s = settings.timeout_ms / 1000
+        self._wait_s = self._timeout_s if block else 0.0
+        self._box = client._core.outbox(settings)
+        self._put = self._box.put
+        self._checked: set[str] = set()
+
+    def send(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        tag: str = "",
+        keys: Sequence[str] = (),
+        headers: dict[str, str] | None = None,
+        ordering_key: str | None = None,
+        queue: int | Queue | None = None,
+        selector: Selector | None = None,
+    ) -> Receipt:
+        """Sends one message and waits until it is stored; never lingers.
+
+        Args:
+            topic: its name; it is created if it does not exist and the broker allows that.
+            body: bytes, str, or a JSON-able value; at most 4 MiB.
+            tag: one word to filter by, at most 127 bytes.
+            keys: business keys, at most 16 of 128 bytes.
+            headers: text by name, at most 32 KiB in sum.
+            ordering_key: messages of one key go to one queue, in order.
+            queue: the queue's number, or a Queue.
+            selector: called with the topic's queues, returns one of them (or its number). It may be
+                called in the client's thread and must not wait.
+
+        Returns:
+            Where it is stored.
+
+        Raises:
+            InvalidArgument, TooLarge: before anything is sent.
+            Busy: the buffer is full.
+            Timeout: not acknowledged in time; see `maybe_stored`.
+            ZBrokerError: it was refused.
+        """
+        batch, index = self._add(
+            topic, body, tag, keys, headers, ordering_key, queue, selector, True
+        )
+        if not batch.wait(None):
+            raise Internal("the client's I/O thread does not answer")
+        return receipt_of(batch, index)
+
+    def submit(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        tag: str = "",
+        keys: Sequence[str] = (),
+        headers: dict[str, str] | None = None,
+        ordering_key: str | None = None,
+        queue: int | Queue | None = None,
+        selector: Selector | None = None,
+    ) -> SendFuture:
+        """Hands over one message and returns at once, unless the buffer is full.
+
+        The arguments are those of `send`; the outcome is in the future.
+        """
+        if type(body) is bytes and topic in self._checked and not (
+            tag or keys or headers or ordering_key or selector or queue is not None
+        ):
+            size = len(body)
+            if size <= limits.BODY_BYTES_MAX:
+                put = self._put(topic, (body,), size + _HEAD_BYTES)
+                if put is not None:
+                    return SendFuture(*put)
+        return SendFuture(
+            *self._add(topic, body, tag, keys, headers, ordering_key, queue, selector, False)
+        )
+
+    def send_many(
+        self,
+        topic: str,
+        messages: Iterable[Any],
+        *,
+        ordering_key: str | None = None,
+        queue: int | Queue | None = None,
+        selector: Selector | None = None,
+    ) -> Sequence[Receipt]:
+        """Sends many messages in full batches and waits until all are stored.
+
+        Args:
+            topic: its name.
+            messages: Messages, or bodies; all are checked before the first is sent.
+            ordering_key, queue, selector: as in `send`, for all of them.
+
+        Returns:
+            The receipts in input order, each made when it is looked at.
+
+        Raises:
+            SendManyError: some batches were not stored; `results` has one entry a message.
+            InvalidArgument, TooLarge: before anything is sent.
+        """
+        choice = choice_of(topic, ordering_key, queue, selector)
+        self._check(topic)
+        settings = self._settings
+        runs = []
+        for part in compose_many(messages, settings.batch_messages, settings.batch_bytes):
+            batch, first = self._box.add(
+                topic, part.items, part.size, part.rich, choice, True, self._timeout_s
+            )
+            runs.append((batch, first, len(part.items)))
+        for batch, _, _ in runs:
+            if not batch.wait(None):
+                raise Internal("the client's I/O thread does not answer")
+        return receipts(runs)
+
+    def send_oneway(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        tag: str = "",
+        keys: Sequence[str] = (),
+        headers: dict[str, str] | None = None,
+        ordering_key: str | None = None,
+        queue: int | Queue | None = None,
+        selector: Selector | None = None,
+    ) -> None:
+        """Hands over one message; nobody will ask what became of it. Arguments as `send`."""
+        self._add(topic, body, tag, keys, headers, ordering_key, queue, selector, False)
+
+    def flush(self, timeout: Seconds = limits.CLIENT_TIMEOUT_S) -> None:
+        """Waits until everything handed over so far is decided; raises Timeout otherwise.
+
+        Args:
+            timeout: seconds. What became of each message is in its future.
+        """
+        ends = time.monotonic() + seconds(timeout, "timeout")
+        waiting = self._box.flush()
+        for batch in waiting:
+            if not batch.wait(max(0.0, ends - time.monotonic())):
+                left = sum(each.count for each in waiting if not each.done)
+                raise Timeout(f"{left} messages are not acknowledged yet", maybe_stored=True)
+
+    def close(self) -> None:
+        """Flushes for up to 5 s; takes no more messages."""
+        self._box.shut(Closed("the producer was closed"))
+        ends = time.monotonic() + limits.CLOSE_FLUSH_S
+        for batch in self._box.flush():
+            batch.wait(max(0.0, ends - time.monotonic()))
+
+    def _add(
+        self, topic: str, body: Any, tag: str, keys: Sequence[str], headers: dict[str, str] | None,
+        ordering_key: str | None, queue: int | Queue | None, selector: Selector | None,
+        urgent: bool,
+    ) -> tuple[Any, int]:
+        self._check(topic)
+        choice = choice_of(topic, ordering_key, queue, selector)
+        one = compose(body, tag, keys, headers)
+        return self._box.add(topic, one.items, one.size, one.rich, choice, urgent, self._wait_s)
+
+    def _check(self, topic: str) -> None:
+        self._client._core.check_open()
+        if topic not in self._checked:
+            names.check_topic(topic)
+            self._checked.add(topic)
+
+
+class Admin:
+    """Topics and brokers; made by `Client.admin`. Every operation can be repeated."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create_topic(
+        self, name: str, queues: int = limits.QUEUES_A_TOPIC_DEFAULT
+    ) -> TopicInfo:
+        """Creates a topic of `queues` queues (1 to 1,024) at every broker group.
+
+        Raises:
+            Conflict: it exists with other queues.
+        """
+        return self._run(admin_flows.create_topic(name, queues))  # type: ignore[no-any-return]
+
+    def update_topic(self, name: str, queues: int) -> TopicInfo:
+        """Gives a topic more queues; fewer are a Conflict."""
+        return self._run(admin_flows.update_topic(name, queues))  # type: ignore[no-any-return]
+
+    def delete_topic(self, name: str) -> None:
+        """Deletes a topic and its messages; raises NotFound if there is none."""
+        self._run(admin_flows.delete_topic(name))
+
+    def topics(self) -> list[str]:
+        """The names of all topics, sorted."""
+        return self._run(admin_flows.topics())  # type: ignore[no-any-return]
+
+    def topic(self, name: str) -> TopicInfo:
+        """A topic with its queues and their offsets; raises NotFound."""
+        return self._run(admin_flows.topic(name))  # type: ignore[no-any-return]
+
+    def cluster(self) -> list[BrokerInfo]:
+        """The broker groups that are known."""
+        return self._run(admin_flows.cluster())  # type: ignore[no-any-return]
+
+    def offsets(self, topic: str) -> dict[Queue, tuple[int, int]]:
+        """[min, max) of each queue."""
+        return self._run(admin_flows.offsets(topic, -1))  # type: ignore[no-any-return]
+
+    def offsets_at(self, topic: str, time: datetime) -> dict[Queue, int]:
+        """The first offset of each queue stored at or after `time` (an aware datetime)."""
+        flow = admin_flows.offsets(topic, wall_ms_of(time))
+        return self._run(flow)  # type: ignore[no-any-return]
+
+    def _run(self, flow: Flow) -> Any:
+        return self._client.run(flow, limits.CLIENT_TIMEOUT_S)
+
+
