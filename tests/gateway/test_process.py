@@ -73,6 +73,7 @@ class Client:
     """A DEALER with deadlines."""
 
     def __init__(self, ctx: zmq.Context, endpoint: str) -> None:
+        self.endpoint = endpoint
         self.socket = ctx.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(endpoint)
@@ -177,6 +178,27 @@ def cluster(tmp_path):
     made.close()
 
 
+def test_ten_line_client_of_the_protocol_text_works(cluster):
+    text = (ROOT / "zbroker/wire/PROTOCOL.md").read_text("utf-8")
+    program = text.split("```python\n")[1].split("```")[0]
+    cluster.directory.put(route("orders", 1))
+    for shard in (0, 1):
+        cluster.worker(shard, f"w{shard}")
+    gateway = cluster.gateway()
+    client = cluster.client(gateway)
+    client.ask_until(produce("orders"), lambda row: row.boot == "w1", b"abc")
+    program = program.replace("tcp://127.0.0.1:10911", client.endpoint)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True,
+        timeout=WAIT_S, check=True,
+    )
+    assert len(program.splitlines()) <= 10
+    first, second = done.stdout.splitlines()
+    assert "'offset': 0" in first and "'next': 1" in second
+    bodies = [event.payload for event in cluster.workers[1].mind.got if event.payload]
+    assert bodies[-1] == [b"hello", b"world"]
+
+
 def produce(topic: str, request_id: int = 1) -> ops.Produce:
     return ops.Produce(id=request_id, batches=[ops.BatchEntry(topic, 0, 1, 3)])
 
@@ -266,6 +288,30 @@ def test_junk_bytes_on_the_port_do_not_disturb_clients(cluster):
             with socket.create_connection(("127.0.0.1", port.port_of(endpoint)), WAIT_S) as raw:
                 raw.sendall(junk)
         client.ask_until(produce("left"), lambda row: row.boot == "w0", b"abc")
+    assert gateway.popen.poll() is None
+
+
+def test_clients_that_never_read_or_never_speak_cost_nobody_else(cluster):
+    for shard in (0, 1):
+        cluster.worker(shard, f"w{shard}")
+    gateway = cluster.gateway()
+    client = cluster.client(gateway)
+    greedy = cluster.connect(client.endpoint)
+    status = [b"", codec.encode_request(ops.Status(id=1))]
+    for _ in range(6_000):
+        try:
+            greedy.socket.send_multipart(status, zmq.DONTWAIT)
+        except zmq.Again:
+            break
+    idle = [
+        socket.create_connection(("127.0.0.1", port.port_of(client.endpoint)), WAIT_S)
+        for _ in range(200)
+    ]
+    for number in range(20):
+        reply = client.ask(produce("left", number), b"abc")
+        assert reply.boot == "w0"
+    for connection in idle:
+        connection.close()
     assert gateway.popen.poll() is None
 
 

@@ -86,7 +86,9 @@ class Oracle:
 
         Starts that died on the way have cut too: what counts is the first epoch not seen before.
         """
-        began_at = next(at for term, start, at in log.epochs if (term, start) > self.epoch)
+        new = [at for term, start, at in log.epochs if (term, start) > self.epoch]
+        assert new, f"epoch {log.epoch} was given before"
+        began_at = new[0]
         self.epoch = log.epoch
         assert log.mark >= self.mark, f"lost: mark was {self.mark}, log ends at {log.mark}"
         self.groups = [group for group in self.groups if group[0] <= began_at]

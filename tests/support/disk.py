@@ -161,7 +161,7 @@ class SimulatedDisk:
         """Decides for each unsynced sector whether it reached the platter."""
         chance = self.random.choice((0.0, 0.5, 0.9, 1.0))
         zeroes = self.random.random() < 0.3
-        if chance or inode.platter:
+        if chance or self.random.random() < 0.5:
             self.grow(inode)
         for sector in sorted(inode.dirty):
             at = sector * SECTOR
@@ -196,7 +196,7 @@ class SimulatedDisk:
         inode = self._names[name] = Inode()
         inode.seen, inode.platter = bytearray(data), bytearray(data)
 
-    # --- Disk --------------------------------------------------------------------------------------
+    # --- the protocol ------------------------------------------------------------------
 
     def open(self, name: str, create: bool = False) -> SimulatedFile:
         inode = self._names.get(name)

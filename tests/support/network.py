@@ -159,6 +159,10 @@ class Network:
         """Cuts the link between two nodes; what is under way is lost."""
         self._cut.add(frozenset((one, other)))
 
+    def join(self, one: str, other: str) -> None:
+        """Restores the link between two nodes."""
+        self._cut.discard(frozenset((one, other)))
+
     def heal(self) -> None:
         """Restores all links, and ends loss and duplication."""
         self._cut.clear()

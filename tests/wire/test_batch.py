@@ -149,7 +149,7 @@ def test_uniform_check_agrees_with_the_decoder(count, size, place, value):
     (changed(made(b"\x91\x91\xc4\x01x"), flags=32), Malformed),
     (changed(made(b"\x91\x91\xc4\x01x"), flags=2), Malformed),
     (changed(made(b"\x91\x91\xc4\x01x"), count=2), Malformed),
-    (changed(made(b"\x91\x91\xc4\x01x"), count=0), TooLarge),
+    (changed(made(b"\x91\x91\xc4\x01x"), count=0), Malformed),
     (changed(made(b"\x91\x91\xc4\x01x"), count=limits.BATCH_MESSAGES_MAX + 1), TooLarge),
     (changed(made(b"\x91\x91\xc4\x01x"), raw_bytes=6), Malformed),
     (changed(made(b"\x91\x91\xc4\x01x"), stored_bytes=6), Malformed),
@@ -163,9 +163,9 @@ def test_uniform_check_agrees_with_the_decoder(count, size, place, value):
     (made(b"\x91\x91\xc4\x01x\x00"), Malformed),
     (made(b"\x81\x91\xc4\x01x"), Malformed),
     (made(b"\x91" * 5_000), Malformed),
-    (made(message.encode_messages([Message(b"", "t" * 128)])), Malformed),
+    (made(message.encode_messages([Message(b"", "t" * 128)])), TooLarge),
     (made(message.encode_messages([Message(b"", "é" * 64)])), TooLarge),
-    (made(message.encode_messages([Message(b"", "", ["k"] * 17)])), Malformed),
+    (made(message.encode_messages([Message(b"", "", ["k"] * 17)])), TooLarge),
     (made(message.encode_messages([Message(b"", "", ["é" * 65])])), TooLarge),
     (made(message.encode_messages([Message(b"", "", [], {"h": "x" * 32_768})])), TooLarge),
     (made(b"no lz4", flags=batch.LZ4), Malformed),
@@ -182,10 +182,24 @@ def test_a_bomb_is_not_unpacked_beyond_what_its_header_says():
         batch.admit(bomb)
 
 
+@pytest.mark.parametrize("more", [b"x", lz4.frame.compress(b"")])
+def test_bytes_behind_an_lz4_frame_are_refused(more):
+    raw = message.encode_messages([(bytes(2_000),)])
+    packed = lz4.frame.compress(raw, store_size=True)
+    good = changed(made(packed, flags=batch.LZ4), raw_bytes=len(raw))
+    assert batch.admit(good)[1].count == 1
+    longer = made(packed + more, flags=batch.LZ4)
+    with pytest.raises(Malformed):
+        batch.admit(changed(longer, raw_bytes=len(raw)))
+    cut = made(packed[:-4], flags=batch.LZ4)
+    with pytest.raises(Malformed):
+        batch.admit(changed(cut, raw_bytes=len(raw)))
+
+
 def test_body_of_exactly_the_limit_is_admitted_and_one_more_is_not():
     fits = message.encode_messages([(bytes(limits.BODY_BYTES_MAX),)])
     assert batch.admit(made(fits))[1].count == 1
-    with pytest.raises(Malformed):
+    with pytest.raises(TooLarge):
         batch.admit(made(message.encode_messages([(bytes(limits.BODY_BYTES_MAX + 1),)])))
 
 

@@ -25,11 +25,12 @@ def store() -> None:
 @output_option
 def check(folder: str, output: str | None) -> None:
     """Walk everything in DIR (a data folder, or one shard) and name each broken invariant."""
-    rows = []
     shards = list(_shards(Path(folder)))
-    for shard in shards:
-        for finding in check_shard(RealDisk(shard, read_only=True)):
-            rows.append({"shard": str(shard), "where": finding.where, "what": finding.what})
+    rows = [
+        {"shard": str(shard), "where": finding.where, "what": finding.what}
+        for shard in shards
+        for finding in check_shard(RealDisk(shard, read_only=True))
+    ]
     if output or rows:
         print_rows(rows, output, ["shard", "where", "what"])
     if rows:

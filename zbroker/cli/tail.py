@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--tag", help="Only messages with this tag; several: a || b.")
 @click.option("--follow/--exit", default=True, help="--exit stops at what is there at the start.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many messages.")
-@click.option("-o", "--output", type=click.Choice(["jsonl"]), help="All fields, one line a message.")
+@click.option("-o", "--output", type=click.Choice(["jsonl"]), help="All fields, a line a message.")
 @nameserver_option
 def tail(
     topic: str,

@@ -112,12 +112,15 @@ class Batch:
         if self.done:
             return True
         with _waiters:
+            if self._event is None:
+                self._event = threading.Event()
             event = self._event
-            if event is None:
-                event = self._event = threading.Event()
-        if self.done:
-            return True
+            if self._is_done():
+                return True
         return event.wait(limits.SEND_WAIT_MAX_S if timeout is None else timeout)
+
+    def _is_done(self) -> bool:
+        return self.done
 
     def add_callback(self, callback: Callable[[], object]) -> None:
         """Calls `callback` when it is done, at once if it is."""

@@ -28,7 +28,7 @@ from zbroker.errors import Closed, Internal, Timeout
 from zbroker.names import Queue
 
 _log = logging.getLogger("zbroker.client")
-_HEAD_BYTES = limits.BATCH_BYTES_A_MESSAGE
+_HEAD_BYTES, _BODY_BYTES_MAX = limits.BATCH_BYTES_A_MESSAGE, limits.BODY_BYTES_MAX
 
 
 class _Closing:
@@ -228,10 +228,10 @@ class Producer(_Closing):
             tag or keys or headers or ordering_key or selector or queue is not None
         ):
             size = len(body)
-            if size <= limits.BODY_BYTES_MAX:
-                put = self._put(topic, (body,), size + _HEAD_BYTES)
-                if put is not None:
-                    return SendFuture(*put)
+            if size <= _BODY_BYTES_MAX:
+                future = self._put(topic, body, size + _HEAD_BYTES)
+                if future is not None:
+                    return future
         return SendFuture(
             *self._add(topic, body, tag, keys, headers, ordering_key, queue, selector, False)
         )

@@ -18,7 +18,7 @@ from zbroker.client.topic_lane import Choice, KeyHash
 from zbroker.errors import InvalidArgument, TooLarge
 from zbroker.names import Queue
 from zbroker.wire import message
-from zbroker.wire.message import Message
+from zbroker.wire.message import Message as Message
 
 Selector = Callable[[Sequence[Queue]], Queue | int]
 _body, _tag, _keys, _headers = map(attrgetter, ("body", "tag", "keys", "headers"))

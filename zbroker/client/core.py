@@ -13,7 +13,8 @@ from zbroker import limits, names
 from zbroker.client.finder import Finder
 from zbroker.client.flow import Flow, Flows
 from zbroker.client.outbox import Outbox
-from zbroker.client.producing import Producing, Settings
+from zbroker.client.parcels import Settings
+from zbroker.client.producing import Producing
 from zbroker.client.session import Session
 from zbroker.client.thread import IoThread
 from zbroker.errors import Closed, InvalidArgument, ZBrokerError
@@ -37,7 +38,7 @@ def entries_of(url: str | None) -> list[str]:
     for part in found:
         scheme, _, rest = part.partition("://")
         port = rest.rpartition(":")[2]
-        good = scheme == "ipc" and rest or scheme == "tcp" and port.isdecimal()
+        good = bool(rest) if scheme == "ipc" else scheme == "tcp" and port.isdecimal()
         if not good:
             raise InvalidArgument(f"address {part!r:.80}: tcp://host:port is wanted")
     if not found:
@@ -81,8 +82,10 @@ class Core:
     def __init__(self, url: str | None, timeout: Seconds, event: Callable[[str], None]) -> None:
         self.timeout_s = seconds(timeout, "timeout")
         self.id = f"{os.uname().nodename}-{os.getpid()}-{names.random_id():016x}"
-        self.session = Session(entries_of(url), random.Random(names.random_id()))
-        self.finder = Finder(self.session, max(1, int(self.timeout_s * 1000)))
+        connect_ms = max(1, int(self.timeout_s * 1000))
+        rng = random.Random(names.random_id())
+        self.session = Session(entries_of(url), rng, connect_ms)
+        self.finder = Finder(self.session, connect_ms)
         self.io = IoThread(self.session)
         self.io.parts.append(self.finder)
         self.flows = Flows(self.session, self.finder)

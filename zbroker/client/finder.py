@@ -22,10 +22,13 @@ _NAMES_BYTES_MAX = limits.HEADER_BYTES_MAX * 3 // 4
 
 
 class _Want:
-    __slots__ = ("asked", "create", "deadline", "found", "ready")
+    __slots__ = ("asked", "create", "deadline", "found", "patient", "ready")
 
-    def __init__(self, create: bool, ready: bool, deadline: int, found: Found) -> None:
-        self.create, self.ready, self.deadline, self.found = create, ready, deadline, found
+    def __init__(
+        self, create: bool, ready: bool, patient: bool, deadline: int, found: Found
+    ) -> None:
+        self.create, self.ready, self.patient = create, ready, patient
+        self.deadline, self.found = deadline, found
         self.asked = False
 
 
@@ -53,7 +56,8 @@ class Finder:
         self._refresh_at: int | None = None
 
     def want(
-        self, topic: str, now: int, deadline: int, found: Found, *, create: bool, ready: bool
+        self, topic: str, now: int, deadline: int, found: Found, *, create: bool, ready: bool,
+        patient: bool = False,
     ) -> None:
         """Calls `found` once with the topic, or with why there is none.
 
@@ -64,13 +68,14 @@ class Finder:
             found: gets the view or the error, and now.
             create: have it created if it does not exist.
             ready: wait until at least one queue is confirmed by its shard.
+            patient: a topic that does not exist is waited for until the deadline.
         """
         self._used[topic] = None
         view = self._session.places.topic(topic)
         if view is not None and (view.ready or not ready):
             found(view, now)
             return
-        self._wants.setdefault(topic, []).append(_Want(create, ready, deadline, found))
+        self._wants.setdefault(topic, []).append(_Want(create, ready, patient, deadline, found))
         self._ask_at(now)
 
     def forget(self, topic: str, topic_id: str, now: int) -> None:
@@ -162,6 +167,8 @@ class Finder:
         self._asking = None
         if isinstance(result, ZBrokerError):
             self._failures += 1
+            if self._session.answered:
+                self._vain_since = None
             self._ask_at(now + backoff_ms(self._failures, self._session.rng))
             return
         self._failures = 0
@@ -195,12 +202,14 @@ class Finder:
     def _create(self, missing: list[str], now: int) -> None:
         for name in missing:
             wants = self._wants[name]
-            gone = [want for want in wants if not want.create]
-            self._wants[name] = [want for want in wants if want.create]
+            gone = [want for want in wants if not (want.create or want.patient)]
+            self._wants[name] = [want for want in wants if want not in gone]
             for want in gone:
                 want.found(self._missing(name), now)
             if not self._wants[name]:
                 del self._wants[name]
+            elif not any(want.create for want in self._wants[name]):
+                continue
             elif name not in self._creating and len(self._creating) < limits.CREATES_IN_FLIGHT:
                 self._ask_directory(name, now)
 
@@ -226,7 +235,7 @@ class Finder:
     def _missing(self, topic: str) -> ZBrokerError:
         if self._session.places.topic(topic) is not None:
             return make("NOT_READY", f"topic {topic}: no shard has confirmed a queue yet")
-        if not self._session.answered:
+        if self._failures or not self._session.answered:
             return Unreachable(self._session.nobody())
         return make("TOPIC_NOT_FOUND", f"topic {topic} does not exist")
 

@@ -15,8 +15,10 @@ from typing import Any
 from zbroker.client.batches import Batch
 from zbroker.client.door import Call
 from zbroker.client.finder import Finder
+from zbroker.client.parcels import LostWay, Parcel, Want
 from zbroker.client.places import TopicView
-from zbroker.client.producing import LostWay, Parcel, Producing, Want
+from zbroker.client.producing import Producing
+from zbroker.client.receipts import SendFuture
 from zbroker.client.thread import IoThread
 from zbroker.clock import monotonic_ms
 from zbroker.errors import Busy, ZBrokerError
@@ -36,6 +38,7 @@ class Outbox:
 
     def __init__(self, io: IoThread, finder: Finder, mind: Producing) -> None:
         self.mind = mind
+        self._join = mind.join
         self.closed: ZBrokerError | None = None
         self._io, self._finder = io, finder
         self._lock = threading.Lock()
@@ -46,20 +49,13 @@ class Outbox:
 
     # --- for callers
 
-    def put(self, topic: str, item: tuple[bytes], size: int) -> tuple[Batch, int] | None:
-        """Adds a bare message to the open batch of a topic; None: use `add`."""
-        mind = self.mind
+    def put(self, topic: str, body: bytes, size: int) -> SendFuture | None:
+        """Adds a bare body to the open batch of a topic; None: use `add`."""
         with self._lock:
-            batch = mind.join(topic, item, size)
-            if batch is None:
-                return None
-            index = batch.count - 1
-            work = mind.unencoded
-            if work:
-                mind.unencoded = []
-        if work:
-            self._encode(work)
-        return batch, index
+            future = self._join(topic, body, size)
+        if self.mind.unencoded:
+            self.encode()
+        return future
 
     def add(
         self, topic: str, items: list[Any], size: int, rich: bool, choice: Any, urgent: bool,
@@ -87,12 +83,22 @@ class Outbox:
             batch = mind.add(topic, items, size, rich, choice, monotonic_ms())
             index = batch.count - len(items)
             batch.urgent |= urgent
-            work, mind.unencoded = mind.unencoded, []
-        if work:
-            self._encode(work)
+        if mind.unencoded:
+            self.encode()
         else:
             self._io.wake()
         return batch, index
+
+    def encode(self) -> None:
+        """Makes the bytes of what was sealed."""
+        with self._lock:
+            work, self.mind.unencoded = self.mind.unencoded, []
+        compress = self.mind.settings.compress
+        made = [(batch, batch.encode(compress)) for batch in work]
+        with self._lock:
+            for batch, data in made:
+                self.mind.encoded(batch, data)
+        self._io.wake()
 
     def view(self, topic: str) -> TopicView | None:
         """What is known of a topic."""
@@ -156,14 +162,6 @@ class Outbox:
     def _begin(self, _: int) -> None:
         self._io.parts.append(self)
         self._finder.watchers.append(self._changed)
-
-    def _encode(self, work: list[Batch]) -> None:
-        compress = self.mind.settings.compress
-        made = [(batch, batch.encode(compress)) for batch in work]
-        with self._lock:
-            for batch, data in made:
-                self.mind.encoded(batch, data)
-        self._io.wake()
 
     def _wait_for_room(self, count: int, size: int, wait_s: float) -> None:
         self._waiting += 1

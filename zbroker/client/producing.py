@@ -24,12 +24,12 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-import msgspec
-
 from zbroker import limits
 from zbroker.client.batches import Batch
 from zbroker.client.lane import Lane
+from zbroker.client.parcels import LostWay, Parcel, Settings, Want, pack
 from zbroker.client.places import Place, TopicView
+from zbroker.client.receipts import SendFuture
 from zbroker.client.session import backoff_ms
 from zbroker.client.topic_lane import KeyHash, Slot, TopicLane
 from zbroker.errors import Malformed, Timeout, ZBrokerError, make
@@ -37,41 +37,6 @@ from zbroker.wire import codec, ops
 
 _ENDED = frozenset({"TOPIC_CHANGED", "TOPIC_NOT_FOUND", "QUEUE_NOT_FOUND"})
 _LOST_WAY = frozenset({"NOT_OWNER", "NOT_LEADER"})
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What a user may choose for a producer; `limits.py` has the defaults."""
-
-    linger_ms: int
-    batch_messages: int
-    batch_bytes: int
-    buffer_messages: int
-    buffer_bytes: int
-    timeout_ms: int
-    compress: bool
-
-
-class Parcel(msgspec.Struct, gc=False):
-    """One produce request: to whom, its entries, its payload frame and whose batches it has."""
-
-    worker: Place
-    entries: list[ops.BatchEntry]
-    frame: bytes
-    batches: list[Batch]
-    lanes: list[Lane]
-    deadline: int
-
-
-class Want(msgspec.Struct, gc=False):
-    """The route of a topic is wanted; `ended`: the topic of that id is no more."""
-
-    topic: str
-    deadline: int
-    ended: str = ""
-
-
-class LostWay(msgspec.Struct, gc=False):
-    """A worker does not own what the routes say it does: they should be asked for."""
 
 
 class Producing:
@@ -94,6 +59,8 @@ class Producing:
         event: Callable[[str], None],
     ) -> None:
         self.settings = settings
+        self._batch_messages, self._batch_bytes = settings.batch_messages, settings.batch_bytes
+        self._buffer_messages, self._buffer_bytes = settings.buffer_messages, settings.buffer_bytes
         self.buffered = self.buffered_bytes = 0
         self.unencoded: list[Batch] = []
         self.settled: list[Batch] = []
@@ -109,29 +76,28 @@ class Producing:
 
     # --- messages in
 
-    def join(self, topic: str, item: Any, size: int) -> Batch | None:
-        """The fast way of `add`: into the open batch of a topic; None if that is not possible.
-
-        The place of the message in the batch is its new length - 1.
-        """
+    def join(self, topic: str, body: bytes, size: int) -> SendFuture | None:
+        """The fast way of `add`: a bare body into the open batch of its topic; None: use `add`."""
         lane = self._topics.get(topic)
-        batch = lane.open if lane is not None else None
-        settings = self.settings
+        if lane is None:
+            return None
+        batch = lane.open
         if (
             batch is None
-            or batch.size + size > settings.batch_bytes
-            or self.buffered >= settings.buffer_messages
-            or self.buffered_bytes + size > settings.buffer_bytes
+            or (new_size := batch.size + size) > self._batch_bytes
+            or self.buffered >= self._buffer_messages
+            or (new_bytes := self.buffered_bytes + size) > self._buffer_bytes
         ):
             return None
-        batch.messages.append(item)
-        batch.size += size
-        batch.count = count = batch.count + 1
+        batch.messages.append((body,))
+        batch.size = new_size
+        self.buffered_bytes = new_bytes
         self.buffered += 1
-        self.buffered_bytes += size
-        if count >= settings.batch_messages:
+        index = batch.count
+        batch.count = index + 1
+        if index + 1 >= self._batch_messages:
             self._seal(batch, batch.due_at)
-        return batch
+        return SendFuture(batch, index)
 
     def has_room(self, count: int, size: int) -> bool:
         """Says whether the buffer takes so much more; an empty buffer takes anything."""
@@ -287,7 +253,7 @@ class Producing:
         """Requests to be sent now, and routes that are wanted."""
         for worker, lanes in self._ready.items():
             while lanes and self._requests.get(worker, 0) < limits.PRODUCES_IN_FLIGHT:
-                parcel = self._pack(worker, lanes, now)
+                parcel = pack(worker, lanes, now)
                 if parcel is None:
                     break
                 self._requests[worker] = self._requests.get(worker, 0) + 1
@@ -352,42 +318,6 @@ class Producing:
         for batch in waiting:
             if not batch.settled:
                 self._place(topic, batch, now)
-
-    def _pack(self, worker: Place, lanes: dict[Lane, None], now: int) -> Parcel | None:
-        entries: list[ops.BatchEntry] = []
-        batches: list[Batch] = []
-        owners: list[Lane] = []
-        frames: list[bytes] = []
-        size = header = deadline = 0
-        for lane in list(lanes):
-            place = lane.place
-            entry_bytes = len(place.topic) + limits.PRODUCE_ENTRY_BYTES
-            while lane.can_send(now):
-                data = lane.ready[0].data
-                assert data is not None
-                if batches and (
-                    size + len(data) > limits.PRODUCE_BYTES
-                    or header + entry_bytes > limits.PRODUCE_HEADER_BYTES
-                    or len(batches) == limits.QUEUES_A_REQUEST_MAX
-                ):
-                    break
-                batch = lane.fly()
-                batches.append(batch)
-                owners.append(lane)
-                frames.append(data)
-                size += len(data)
-                header += entry_bytes
-                deadline = max(deadline, batch.deadline)
-                entries.append(
-                    ops.BatchEntry(
-                        place.topic, place.queue, batch.count, len(data), place.topic_id
-                    )
-                )
-            if not lane.ready:
-                del lanes[lane]
-        if not batches:
-            return None
-        return Parcel(worker, entries, b"".join(frames), batches, owners, deadline)
 
     # --- what an answer means
 

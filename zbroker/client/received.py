@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,9 +22,8 @@ from zbroker.wire.records import Placed
 
 if TYPE_CHECKING:
     _Offset = int
-    _Context = "Context"
 else:  # a further element of a newer producer's message may stand here: any type, overwritten
-    _Offset = _Context = Any
+    _Offset = Any
 
 
 class Context(msgspec.Struct, gc=False):
@@ -138,10 +138,9 @@ def messages_of(data: bytes, placed: Placed, place: QueuePlace, first: int) -> l
 
 
 def _place(found: Sequence[Received], offsets: Iterable[int], context: Context) -> None:
-    """Sets two fields of every message, in C loops: a third of the cost of a Python one."""
-    for message, offset in zip(found, offsets):
-        message.offset = offset
-        message._context = context
+    """Sets two fields of every message in C loops: half the cost of a loop in Python."""
+    deque(map(_set_offset, found, offsets), 0)
+    deque(map(_set_context, found, repeat(context)), 0)
 
 
 def _instant(ms: int) -> datetime:

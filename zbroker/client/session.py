@@ -28,6 +28,7 @@ class Session:
     Args:
         entries: addresses of NameServers or gateways, asked in turn.
         rng: for jitter; seeded in tests.
+        connect_ms: an entry that has not answered yet is given up after so long.
 
     Attributes:
         places: what is known of brokers and topics.
@@ -35,7 +36,10 @@ class Session:
         answered: some entry has answered since it was last asked in vain.
     """
 
-    def __init__(self, entries: list[str], rng: Random) -> None:
+    def __init__(
+        self, entries: list[str], rng: Random, connect_ms: int = limits.SEND_DEADLINE_MAX_MS
+    ) -> None:
+        self._connect_ms = connect_ms
         self.places = Places()
         self.rng = rng
         self.lost = False
@@ -74,6 +78,8 @@ class Session:
             retry: False hands every answered error to `done` at once.
         """
         request.id = call_id = self._new_id()
+        if place == ENTRY and not self.answered:
+            deadline = min(deadline, now + self._connect_ms)
         op = ops.BY_REQUEST[type(request)].name
         frames = [b"", codec.encode_request(request), *(payload or ())]
         silence = wait_ms + limits.REPLY_GRACE_MS
@@ -226,9 +232,11 @@ class Session:
     def _give_up(self, call: Call, now: int) -> None:
         if not self._is_open(call):
             return
+        if call.place == ENTRY:
+            self.answered = False
         if call.error is not None:
             error: Any = call.error
-        elif call.sends:
+        elif call.sends and call.place != ENTRY:
             error = Timeout(f"{call.op}: no answer from {call.endpoint} in time")
         elif self.answered:
             error = Unreachable(f"{call.op}: no endpoint of {call.place} is known")

@@ -17,6 +17,7 @@ from zbroker.wire import ops
 from zbroker.wire.route_table import RouteTable
 
 DIRECTORY_SHARD = 0
+_Named = ops.BatchEntry | ops.FetchEntry | ops.QueueEntry | ops.CommitEntry
 _encode = msgspec.json.Encoder().encode
 
 
@@ -32,29 +33,31 @@ class DirectoryCopy:
         self.complete = False
         self.version, self.boot = 0, ""
         self.table = RouteTable()
-        self._names: dict[str, str] = {}
-        self._staged: tuple[RouteTable, dict[str, str]] | None = None
+        self._by_id: dict[str, ops.TopicRoute] = {}
+        self._staged: tuple[RouteTable, dict[str, ops.TopicRoute]] | None = None
         self._turn = 0
 
     def apply(self, result: ops.FollowResult) -> bool:
         """Takes an answer to `follow`; says whether the copy has changed."""
         if result.full:
             self._staged = (RouteTable(), {})
-        table, names = self._staged or (self.table, self._names)
+        table, by_id = self._staged or (self.table, self._by_id)
         for topic_id in result.deleted:
-            _end(table, names, topic_id)
-        for route in result.topics:
-            old = table.get(route.topic)
-            if old:
-                names.pop(old[0].topic_id, None)
-            names[route.topic_id] = route.topic
-            table.put(msgspec.structs.replace(route, placed=[]) if route.placed else route)
+            ended = by_id.pop(topic_id, None)
+            if ended is not None:
+                table.drop(ended.topic, ended.broker)
+        for told in result.topics:
+            for old in table.get(told.topic):
+                by_id.pop(old.topic_id, None)  # its end, told later, must not end the new topic
+            route = msgspec.structs.replace(told, placed=[]) if told.placed else told
+            by_id[route.topic_id] = route
+            table.put(route)
         self.version, self.boot = result.version, result.boot
         if self._staged and result.more:
             return False
         swapped = self._staged is not None or not self.complete
         if self._staged:
-            (self.table, self._names), self._staged = self._staged, None
+            (self.table, self._by_id), self._staged = self._staged, None
         self.complete = True
         return swapped or bool(result.topics or result.deleted)
 
@@ -64,8 +67,7 @@ class DirectoryCopy:
         step = limits.REGISTER_TOPICS_A_FRAME
         return [_encode(topics[at : at + step]) for at in range(0, len(topics), step)]
 
-    def shard_of(self, queues: Iterable[ops.BatchEntry | ops.FetchEntry | ops.QueueEntry
-                                        | ops.CommitEntry]) -> int:
+    def shard_of(self, queues: Iterable[_Named]) -> int:
         """The shard that all these queues are in; shard 0 if none of them is known.
 
         Raises:
@@ -128,12 +130,3 @@ class DirectoryCopy:
             entry = ops.QueueEntry(request.topic, request.queue)
             return self.shard_of((entry,))
         return request.shard if request.shard >= 0 else self.any_shard(request.topic)
-
-
-def _end(table: RouteTable, names: dict[str, str], topic_id: str) -> None:
-    name = names.pop(topic_id, None)
-    if name is None:
-        return
-    for row in table.get(name):
-        if row.topic_id == topic_id:
-            table.drop(name, row.broker)

@@ -95,8 +95,7 @@ class Worker:
         return changed
 
     def lost(self, now: int) -> None:
-        """There is no connection to it: what was on its way is gone, ask again soon."""
+        """There is no connection to it: ask again soon; its answer gives the credit back."""
         self.up = False
-        self._heard = self._asked = self._sent
         self._waiting_since = None
         self.due = now + limits.GATEWAY_RETRY_MS

@@ -130,6 +130,8 @@ def connect(
     """
     socket = _socket(ctx, zmq.DEALER)
     socket.set(zmq.IMMEDIATE, 0 if queue else 1)
+    if endpoint.startswith("ipc://"):
+        socket.set(zmq.RECONNECT_IVL_MAX, limits.RECONNECT_INNER_MAX_MS)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:

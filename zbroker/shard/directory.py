@@ -3,9 +3,9 @@
 One TOPIC record in its log is the commit point of a create or change, one TOPIC_END of a delete.
 The other shards follow by long poll, write QUEUE records into their own logs and confirm; a route
 shows a queue only when its shard has confirmed, and a create answers when the live shards have.
-Nothing is placed by `mod shards` at run time: the placement is recorded (COUNTEREXAMPLES 1.1, 1.8). Deletions
-stay listed until every shard has confirmed them; a deleted name is not created on send for an hour
-(1.3, 1.4). What a shard has and the directory does not know is adopted back (1.3).
+Nothing is placed by `mod shards` at run time: the placement is recorded (COUNTEREXAMPLES 1.1, 1.8).
+Deletions stay listed until every shard has confirmed them; a deleted name is not created on send
+for an hour (1.3, 1.4). What a shard has and the directory does not know is adopted back (1.3).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TopicRow(msgspec.Struct, array_like=True):
 
     Attributes:
         name, id: the name, and the random id of this life of it.
-        placed: shard of queue 0, 1, 2 ...
+        placed: shard of queue 0, 1, 2 ...; -1 for a queue that no shard has brought back.
         key_queues: the queues that ordering keys are spread over; fixed while keys are ordered.
         confirmed: queues whose shard has written their QUEUE records.
         settings: reserved.
@@ -92,7 +92,7 @@ class TopicTable:
             del self.by_name[row.name]
         self.ended[row.id] = row
         self.ended_names[row.name] = row.ended_ms
-        self.end_waits[row.id] = set(row.placed)
+        self.end_waits[row.id] = {shard for shard in row.placed if shard >= 0}
         self._touch(row.id)
 
     def _forget(self, time_ms: int) -> None:
@@ -138,12 +138,23 @@ class TopicTable:
             placed=row.placed if placed else [],
         )
 
-    def since(self, version: int, most: int) -> tuple[list[str], bool]:
-        """Ids that changed after `version`, oldest change first, and whether there are more."""
+    def since(self, version: int) -> tuple[list[str], bool]:
+        """Ids that changed after `version`, oldest change first, and whether there are more.
+
+        As many as one answer holds, and one at least.
+        """
         found = []
         for topic_id in reversed(self.changed):
             if self.changed[topic_id] <= version:
                 break
             found.append(topic_id)
         found.reverse()
-        return found[:most], len(found) > most
+        queues = 0
+        for number, topic_id in enumerate(found):
+            row = self.by_id.get(topic_id)
+            queues += len(row.placed) if row is not None else 0
+            if number and (
+                queues > limits.FOLLOW_QUEUES_MAX or number >= limits.FOLLOW_TOPICS_MAX
+            ):
+                return found[:number], True
+        return found, False

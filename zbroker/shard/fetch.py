@@ -12,6 +12,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
+import msgspec
+
 from zbroker import errors, limits
 from zbroker.errors import OffsetOutOfRange, ZBrokerError
 from zbroker.shard import selecting
@@ -21,6 +23,7 @@ from zbroker.store.commit_log import CommitLog
 from zbroker.wire import codec, message, ops
 from zbroker.wire.frames import Arrived
 
+_encode = msgspec.json.Encoder().encode
 _READS_A_TURN = 4  # how often a filter that drops everything reads on before it answers
 
 
@@ -45,11 +48,16 @@ class Poll:
         self.bits = message.bits_of(self.tags) if request.tags else 0
         self.force = False  # read from the disk and wait for it: the helper has just been there
 
+    @property
+    def session(self) -> str:
+        """Whose poll it is, "" for nobody's."""
+        return self.event.request.session  # type: ignore[union-attr]
+
 
 class Reply:
     """The answer of a fetch while it is put together."""
 
-    __slots__ = ("frames", "messages", "plain", "room", "rows")
+    __slots__ = ("frames", "header_room", "messages", "most", "plain", "room", "rows")
 
     def __init__(self, request: ops.Fetch) -> None:
         self.rows: list[ops.Fetched] = []
@@ -57,6 +65,22 @@ class Reply:
         self.messages: list[ops.PlainFetched] = []
         self.plain = request.form == "plain"
         self.room = max(1, min(request.max_bytes, limits.FETCH_BYTES_MAX))
+        self.header_room = limits.ROUTES_COST_MAX
+        most = limits.PLAIN_FETCH_MESSAGES_MAX
+        self.most = min(request.max_messages or most, most)
+
+    @property
+    def full(self) -> bool:
+        """No further message may come in."""
+        return self.room <= 0 or (self.plain and (self.most <= 0 or self.header_room <= 0))
+
+    def take(self, facts: ops.PlainFetched, body: bytes) -> None:
+        """Takes one plain message in; it counts against all bounds."""
+        self.messages.append(facts)
+        self.frames.append(body)
+        self.room -= len(body)
+        self.most -= 1
+        self.header_room -= len(_encode(facts))
 
 
 class Fetching:
@@ -74,13 +98,14 @@ class Fetching:
         self._parked: dict[Poll, None] = {}
         self._times: list[tuple[int, int, Poll]] = []
         self._cold: dict[Poll, tuple[int, int]] = {}
+        self._warming: dict[Poll, None] = {}
         self._turn = 0
         self.beyond_mark = False  # a deliberate defect, switched on by tests only
 
     @property
     def parked(self) -> int:
         """Polls that wait."""
-        return len(self._parked)
+        return len(self._parked) + len(self._cold) + len(self._warming)
 
     def decide(self, event: Arrived, now: int) -> None:
         """Answers a fetch, or lets it wait."""
@@ -101,17 +126,22 @@ class Fetching:
     def serve(self, poll: Poll, now: int) -> None:
         """Tries a poll: answers it, parks it, or hands it to the helper."""
         reply = Reply(poll.event.request)  # type: ignore[arg-type]
+        before = list(poll.offsets)
+        cold: Cold | None = None
         try:
             self._fill(poll, reply)
-        except Cold as cold:
-            self._cold[poll] = (cold.position, cold.length)
-            return
-        if reply.rows or poll.until_ms <= now:
+        except Cold as error:
+            cold = error
+            poll.offsets = before  # what the reply held is read again
+        if cold is None and (reply.rows or poll.until_ms <= now):
             self._send(poll, reply)
-        elif len(self._parked) >= limits.PARKED_POLLS_MAX:
+        elif self.parked >= limits.PARKED_POLLS_MAX:
             self._answers.refuse(
                 poll.event, errors.make("BUSY", f"{limits.PARKED_POLLS_MAX} polls wait already")
             )
+        elif cold is not None:
+            self._cold[poll] = (cold.position, cold.length)
+            self._note_session(poll)
         else:
             self._park(poll)
 
@@ -143,7 +173,7 @@ class Fetching:
             try:
                 queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
                 looked[at] = queue
-                if reply.room > 0:
+                if not reply.full:
                     self._one(poll, reply, at, queue, request)
             except ZBrokerError as error:
                 reply.rows.append(ops.Fetched(at=at, error=codec.error_fields(error)))
@@ -253,23 +283,15 @@ class Fetching:
         data: list[tuple[bytes, int]],
         request: ops.Fetch,
     ) -> ops.Fetched | None:
-        most = min(request.max_messages or limits.PLAIN_FETCH_MESSAGES_MAX,
-                   limits.PLAIN_FETCH_MESSAGES_MAX) - len(reply.messages)
         where = f"{queue.topic_id}.{queue.number}"
         before = len(reply.messages)
         for run, position in data:
             for facts, body in selecting.plain(run, position, at, offset, where, poll.tags):
-                if most <= 0 or reply.room <= 0:
+                if reply.full:
                     poll.offsets[at] = facts.offset
-                    break
-                reply.messages.append(facts)
-                reply.frames.append(body)
-                reply.room -= len(body)
-                most -= 1
-            else:
-                continue
-            break
-        if len(reply.messages) == before and (poll.tags or poll.offsets[at] == offset):
+                    return ops.Fetched(at=at, next=facts.offset)
+                reply.take(facts, body)
+        if len(reply.messages) == before:
             return None
         return ops.Fetched(at=at, next=poll.offsets[at])
 
@@ -279,23 +301,25 @@ class Fetching:
         self._parked[poll] = None
         self._turn += 1
         heapq.heappush(self._times, (poll.until_ms, self._turn, poll))
-        session = poll.event.request.session  # type: ignore[union-attr]
-        if session:
-            self._sessions[session] = poll
+        self._note_session(poll)
         for queue in poll.queues:
             queue.waiters[poll] = None
 
+    def _note_session(self, poll: Poll) -> None:
+        if poll.session:
+            self._sessions[poll.session] = poll
+
     def _unpark(self, poll: Poll) -> None:
         self._parked.pop(poll, None)
-        session = poll.event.request.session  # type: ignore[union-attr]
-        if session and self._sessions.get(session) is poll:
-            del self._sessions[session]
+        self._cold.pop(poll, None)
+        self._warming.pop(poll, None)
+        if self._sessions.get(poll.session) is poll:
+            del self._sessions[poll.session]
         for queue in poll.queues:
             queue.waiters.pop(poll, None)
 
     def _end(self, poll: Poll) -> None:
         self._unpark(poll)
-        self._cold.pop(poll, None)
         self._send(poll, Reply(poll.event.request))  # type: ignore[arg-type]
 
     def wake(self, queues: list[QueueState], now: int) -> None:
@@ -310,11 +334,15 @@ class Fetching:
     def take_cold(self) -> list[tuple[Poll, int, int]]:
         """Polls whose bytes the helper must read ahead: (poll, position, length)."""
         cold = [(poll, *span) for poll, span in self._cold.items()]
+        self._warming.update(dict.fromkeys(self._cold))
         self._cold.clear()
         return cold
 
     def warmed(self, poll: Poll, now: int) -> None:
-        """The helper has read what the poll needs."""
+        """The helper has read what the poll needs; it may have been ended meanwhile."""
+        if poll not in self._warming:
+            return
+        self._unpark(poll)
         poll.force = True
         self.serve(poll, now)
         poll.force = False
@@ -333,6 +361,6 @@ class Fetching:
 
     def drain(self, refuse: Callable[[Arrived], None]) -> None:
         """Ends all waiting polls: the process stops."""
-        for poll in list(self._parked):
+        for poll in [*self._parked, *self._cold, *self._warming]:
             self._unpark(poll)
             refuse(poll.event)

@@ -6,12 +6,13 @@ full listing offers back what the directory does not know (COUNTEREXAMPLES 1.3).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from zbroker import limits
 from zbroker.shard.answers import Answers
 from zbroker.shard.journal import Journal
-from zbroker.shard.topics import LocalTopics
+from zbroker.shard.topics import LocalTopic, LocalTopics
 from zbroker.store.record import Kind
 from zbroker.wire import codec, ops
 from zbroker.wire.frames import Answered
@@ -42,8 +43,8 @@ class Following:
         self._asked: tuple[str, int] = ("", 0)
         self._due_ms = 0
         self._count = 0
-        self._to_confirm: tuple[int, ops.Confirm] | None = None
-        self._confirming: ops.Confirm | None = None
+        self._to_confirm: tuple[int, list[ops.Confirm]] | None = None
+        self._confirming: deque[ops.Confirm] = deque()
         self.synced = False
 
     # --- what a change means here -----------------------------------------------------------
@@ -75,9 +76,9 @@ class Following:
             return
         self._count += 1
         request: ops.Request
-        if self._confirming is not None:
-            self._confirming.id = self._count
-            request = self._confirming
+        if self._confirming:
+            request = self._confirming[0]
+            request.id = self._count
             wait_ms = 0
         else:
             wait_ms = limits.FOLLOW_WAIT_MS
@@ -98,13 +99,14 @@ class Following:
         name, count = self._asked
         if reply.id != count:
             return
+        self._asked = ("", 0)  # the same answer again would be one too many
         if reply.error is not None:
             self._due_ms = now + limits.RETRY_MIN_MS
             return
         self._due_ms = now
         if name == "Confirm":
-            self._confirming = None
-            self.synced = True
+            self._confirming.popleft()
+            self.synced = not self._confirming
             return
         self._taken(codec.decode_result("follow", reply.result), now)
 
@@ -112,9 +114,11 @@ class Following:
         if told.full:
             self._listed = {}
         have: list[tuple[str, list[int]]] = []
+        adopt: list[ops.TopicRoute] = []
         for route in told.topics:
             if self._listed is not None:
                 self._listed[route.topic_id] = None
+            adopt += self._unplaced(route)
             if self._topics.shard in route.placed:
                 have.append((route.topic_id, self.take(route, now)))
         for topic_id in told.deleted:
@@ -122,38 +126,48 @@ class Following:
                 self._listed[topic_id] = None
             self.end(topic_id, now)
         self._version, self._boot = told.version, told.boot
-        adopt: list[ops.TopicRoute] = []
         if self._listed is not None and not told.more:
-            adopt = self._unknown(self._listed)
+            for topic in self._topics.unknown_to(self._listed):
+                adopt.append(self._offer(topic, list(topic.queues)))
             self._listed = None
-        confirm = ops.Confirm(
-            id=0, shard=self._topics.shard, have=have, ended=told.deleted, adopt=adopt
-        )
         if have or told.deleted or adopt:
-            self._to_confirm = (self._journal.log.end, confirm)
+            self._to_confirm = (self._journal.log.end, self._confirms(have, told.deleted, adopt))
             self._due_ms = now + limits.FOLLOW_WAIT_MS
         elif not told.more:
             self.synced = True
 
-    def _unknown(self, listed: dict[str, None]) -> list[ops.TopicRoute]:
-        offered = []
-        for topic in self._topics.unknown_to(listed):
-            placed = [-1] * (max(topic.queues) + 1)
-            for number in topic.queues:
-                placed[number] = self._topics.shard
-            offered.append(ops.TopicRoute(
-                topic=topic.name,
-                topic_id=topic.id,
-                broker=self._broker,
-                queues=[],
-                key_queues=[],
-                placed=placed,
-            ))
-        return offered
+    def _unplaced(self, route: ops.TopicRoute) -> list[ops.TopicRoute]:
+        topic = self._topics.by_topic_id.get(route.topic_id)
+        numbers = self._topics.unplaced_of(route)
+        return [self._offer(topic, numbers)] if topic is not None and numbers else []
+
+    def _offer(self, topic: LocalTopic, numbers: list[int]) -> ops.TopicRoute:
+        placed = [-1] * (max(numbers) + 1)
+        for number in numbers:
+            placed[number] = self._topics.shard
+        return ops.TopicRoute(
+            topic=topic.name,
+            topic_id=topic.id,
+            broker=self._broker,
+            queues=[],
+            key_queues=[],
+            placed=placed,
+        )
+
+    def _confirms(
+        self, have: list[tuple[str, list[int]]], ended: list[str], adopt: list[ops.TopicRoute]
+    ) -> list[ops.Confirm]:
+        """What fits into a header each; what is offered comes in further ones."""
+        shard, step = self._topics.shard, limits.ADOPT_TOPICS_MAX
+        first = ops.Confirm(id=0, shard=shard, have=have, ended=ended, adopt=adopt[:step])
+        return [first, *(
+            ops.Confirm(id=0, shard=shard, adopt=adopt[at : at + step])
+            for at in range(step, len(adopt), step)
+        )]
 
     def durable(self, mark: int, now: int) -> None:
         """What was written for the directory is on disk: confirm it."""
         if self._to_confirm is not None and self._to_confirm[0] <= mark:
-            self._confirming = self._to_confirm[1]
+            self._confirming.extend(self._to_confirm[1])
             self._to_confirm = None
             self._due_ms = now

@@ -198,11 +198,13 @@ class Placing:
             return []
         confirmed = set(row.confirmed)
         return sorted({
-            shard for number, shard in enumerate(row.placed) if number not in confirmed
+            shard
+            for number, shard in enumerate(row.placed)
+            if shard >= 0 and number not in confirmed
         })
 
     def _wait(self, event: Arrived, topic_id: str, now: int) -> None:
-        if self._left(topic_id):
+        if self._left(topic_id) and len(self._waiting) < limits.PARKED_POLLS_MAX:
             self._waiting.append(Waiting(event, topic_id, now + limits.CONFIRM_WAIT_MS))
         else:
             self._answer(event, topic_id, done=True)
@@ -278,8 +280,8 @@ class Placing:
         placed = list(row.placed)
         for number, owner in enumerate(offered.placed):
             if number >= len(placed):
-                placed.append(owner if owner >= 0 else 0)
-            elif owner == shard:
+                placed.append(owner)  # -1: whoever has that queue will offer it
+            elif placed[number] < 0 and owner == shard:
                 placed[number] = shard
         if placed != row.placed:
             self._write(
@@ -303,7 +305,7 @@ class Placing:
         request: Any = event.request
         table = self._table
         known = request.version if request.boot == self._answers.boot else 0
-        ids, more = table.since(known, limits.FOLLOW_TOPICS_MAX)
+        ids, more = table.since(known)
         topics = [
             table.route(table.by_id[one], self._broker, placed=True)
             for one in ids
@@ -329,6 +331,13 @@ class Placing:
             else:
                 still.append((event, until_ms))
         self._polls = still
+
+    def drain(self) -> None:
+        """Answers all who wait: the process stops."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            self._answer(one.event, one.topic_id, done=True)
+        self.wake_followers(0, everyone=True)
 
     def next_deadline(self) -> int | None:
         """When somebody has waited long enough."""

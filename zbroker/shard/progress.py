@@ -27,6 +27,7 @@ from zbroker.wire.frames import Arrived
 
 _decode = msgspec.msgpack.Decoder().decode
 Ranges = Sequence[tuple[int, int]]
+_HELD_BYTES = 256 * 1024  # of held commits: beyond it they are written at once
 _ENTRY_BYTES = 24  # of a PROGRESS record, for the budget; ranges come on top
 
 
@@ -106,10 +107,11 @@ class ProgressTable:
                 if mark.next < least:
                     marks[queue_id] = mark.join(least, ())
 
-    def forget_queue(self, queue_id: int) -> None:
-        """The queue has ended."""
+    def forget_queues(self, queue_ids: set[int]) -> None:
+        """These queues have ended."""
         for marks in self.marks.values():
-            marks.pop(queue_id, None)
+            for queue_id in queue_ids & marks.keys():
+                del marks[queue_id]
 
     def rows(self) -> Iterator[list[Any]]:
         """The table in a checkpoint."""
@@ -177,7 +179,8 @@ class Committing:
             return
         rows = [self._join(group_id, entry) for entry in request.entries]
         self._waiting.append((event, rows))
-        due_ms = now if request.urgent else now + self.budget.interval_ms
+        many = len(self._waiting) >= limits.REPLIES_HELD_MAX or self.pending_bytes() > _HELD_BYTES
+        due_ms = now if request.urgent or many else now + self.budget.interval_ms
         self._due_ms = due_ms if self._due_ms is None else min(due_ms, self._due_ms)
 
     def _group_id(self, name: str, now: int) -> int:
@@ -185,6 +188,12 @@ class Committing:
         if known is None:
             known = self._table.next_group_id
             check_group(name)
+            if len(self._table.groups) >= limits.GROUPS_MAX:
+                raise errors.make(
+                    "TOO_LARGE",
+                    f"{limits.GROUPS_MAX} groups exist, no more fit",
+                    limit=limits.GROUPS_MAX,
+                )
             self._journal.write(Kind.GROUP, now, queue_id=known, meta=name)
         return known
 
@@ -193,10 +202,8 @@ class Committing:
             queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
             _check(queue, entry)
             key = (group_id, queue.id)
-            before = self._held.get(key)
-            if before is None:
-                before = self._table.marks.get(group_id, {}).get(queue.id, _NOTHING)
-            joined = before.join(entry.next, entry.ranges)
+            before = self._held.get(key) or self._table.marks[group_id].get(queue.id)
+            joined = (before or _NOTHING).join(entry.next, entry.ranges)
             if len(joined.ranges) > limits.PROGRESS_RANGES_MAX:
                 raise errors.make(
                     "TOO_MANY_RANGES",
@@ -206,7 +213,8 @@ class Committing:
                 )
         except ZBrokerError as error:
             return ops.Committed(error=codec.error_fields(error))
-        self._held[key] = joined
+        if before is None or joined.row() != before.row():
+            self._held[key] = joined
         return ops.Committed(next=joined.next, ranges=joined.ranges)
 
     def decide_progress(self, event: Arrived, now: int) -> None:
@@ -230,9 +238,21 @@ class Committing:
         """When held commits must be written."""
         return self._due_ms
 
+    def is_due(self, now: int) -> bool:
+        """Whether `tick` has something to write."""
+        return self._due_ms is not None and self._due_ms <= now
+
+    def refuse(self, error: ZBrokerError) -> None:
+        """There is no room for what is held: it is forgotten, and everyone is told."""
+        self._due_ms = None
+        self._held.clear()
+        waiting, self._waiting = self._waiting, []
+        for event, _ in waiting:
+            self._answers.refuse(event, error)
+
     def tick(self, now: int) -> None:
         """Writes held commits that are due."""
-        if self._due_ms is not None and self._due_ms <= now:
+        if self.is_due(now):
             self.flush(now)
 
     def flush(self, now: int) -> None:
@@ -266,11 +286,12 @@ def _check(queue: QueueState, entry: ops.CommitEntry) -> None:
         if first >= end:
             raise errors.InvalidArgument(f"range [{first}, {end}) is empty or goes back")
         highest = max(highest, end)
-    if highest > queue.next:
+    end = queue.visible  # what is not on disk nobody has seen, and a crash may take it back
+    if highest > end:
         raise OffsetOutOfRange(
-            f"{queue.topic}/{queue.number}: progress to {highest}, the queue ends at {queue.next}",
+            f"{queue.topic}/{queue.number}: progress to {highest}, the queue ends at {end}",
             min=0,
-            max=queue.next,
+            max=end,
         )
 
 

@@ -73,6 +73,12 @@ class Producers:
                 return
             del table[producer_id]
 
+    def forget_queues(self, queue_ids: set[int]) -> None:
+        """These queues have ended: their writers begin anew under another id."""
+        table = self.table
+        for producer_id in [one for one, known in table.items() if known.queue_id in queue_ids]:
+            del table[producer_id]
+
     def rows(self) -> Iterator[list[object]]:
         """The table in a checkpoint."""
         return (known.row(producer_id) for producer_id, known in self.table.items())

@@ -7,6 +7,8 @@ and what it skipped unread is counted (COUNTEREXAMPLES 4.7, 1.9).
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from zbroker import limits
 from zbroker.shard.journal import Journal
 from zbroker.shard.progress import ProgressTable
@@ -20,6 +22,7 @@ class Retention:
     Args:
         journal: where LOG_START is written.
         progress: whose groups are clamped.
+        queues: of this shard; how many there are bounds what is written.
         retention_ms: age of the newest message of a segment that may go.
         retention_bytes: size of the log beyond which segments go whatever their age; 0 is none.
     """
@@ -28,14 +31,20 @@ class Retention:
         self,
         journal: Journal,
         progress: ProgressTable,
+        queues: Sized,
         retention_ms: int,
         retention_bytes: int,
     ) -> None:
-        self._journal, self._progress = journal, progress
+        self._journal, self._progress, self._queues = journal, progress, queues
         self._retention_ms, self._retention_bytes = retention_ms, retention_bytes
         self._due_ms = 0
         self._dropping: tuple[int, int] | None = None
         self.skipped = 0
+
+    @property
+    def bytes_needed(self) -> int:
+        """A bound for what `tick` writes, in bytes."""
+        return limits.META_BYTES_MAX + _ROW_BYTES * len(self._queues)
 
     def next_deadline(self) -> int:
         """When to look again."""
@@ -80,4 +89,5 @@ class Retention:
             self._journal.log.drop(begin)
 
 
+_ROW_BYTES = 16  # [queue id, offset]
 _SKIPPED_TOLD_MAX = 2_000  # rows of one LOG_START's meta: some 30 kB

@@ -30,13 +30,16 @@ from zbroker.shard.retention import Retention
 from zbroker.shard.state import State
 from zbroker.shard.topics import QueueState
 from zbroker.store.commit_log import CommitLog, Turn
-from zbroker.store.record import HEADER_BYTES
+from zbroker.store.record import HEADER_BYTES, Kind
 from zbroker.version import __version__
 from zbroker.wire import ops
 from zbroker.wire.frames import Answered, Arrived, Send
 
 INNER = "inner"
-_SMALL_BYTES = 64 * 1024  # more than any state record of one request but progress
+_STATE_BYTES = 1 << 20  # more than the state records of one request, held commits left out
+_WRITING = frozenset({
+    ops.Commit, ops.Progress, ops.TopicCreate, ops.TopicUpdate, ops.TopicDelete, ops.Confirm,
+})
 
 
 class Facts(msgspec.Struct, kw_only=True):
@@ -89,26 +92,27 @@ class Shard:
         self.publishing = Publishing(journal, topics, state.producers, answers)
         self.fetching = Fetching(log, topics, answers)
         self.committing = Committing(journal, topics, state.progress, answers)
-        self.following = Following(journal, topics, answers, facts.broker, self._ending)
+        self.following = Following(journal, topics, answers, facts.broker, self._note_ended)
         self.retention = Retention(
-            journal, state.progress, facts.retention_ms, facts.retention_bytes
+            journal, state.progress, topics.by_id, facts.retention_ms, facts.retention_bytes
         )
         self.placing: Placing | None = None
         if facts.shard == 0:
             self.placing = self._make_placing()
         self.publish_refusal: ZBrokerError | None = None
+        self.hand_figures: Callable[[], dict[str, object]] = dict
         self.wants_roll = False
         self.requests = 0
         self._deferred: list[Arrived] = []
+        self._deferred_bytes = 0
         self._touched: list[tuple[int, list[tuple[QueueState, int]]]] = []
         self._ended: list[QueueState] = []
+        self._ending: list[tuple[int, list[QueueState]]] = []
         self._draining = False
         self._querying = Querying(log, topics, answers)
         self._decide = self._table()
-        for queue in topics.by_id.values():
-            if may_have_lost:
-                queue.next += limits.OFFSET_JUMP
-            queue.visible = queue.next
+        if may_have_lost:
+            topics.jump()
 
     def _make_placing(self) -> Placing:
         facts = self.facts
@@ -151,7 +155,7 @@ class Shard:
     def receive(self, event: Arrived | Answered, now: int) -> None:
         """Decides one request, or takes an answer of the directory."""
         if type(event) is Answered:
-            if event.door == DOOR:
+            if event.door == DOOR and self._has_room(_STATE_BYTES):
                 self.following.answered(event, now)
             return
         assert type(event) is Arrived
@@ -159,11 +163,14 @@ class Shard:
         if self._draining:
             self.answers.refuse(event, errors.make("DRAINING", "this worker is stopping"))
             return
-        decide = self._decide.get(type(event.request))
+        kind = type(event.request)
+        decide = self._decide.get(kind)
         if decide is None:
             self.answers.refuse(event, self._not_served(event.request))
-            return
-        decide(event, now)
+        elif kind in _WRITING and not self._room_for_state():
+            self._defer(event)
+        else:
+            decide(event, now)
 
     def _not_served(self, request: ops.Request) -> ZBrokerError:
         row = ops.BY_REQUEST[type(request)]
@@ -180,6 +187,11 @@ class Shard:
                 "TOO_LARGE", f"{size} bytes of payload: at most {limits.REQUEST_BYTES_MAX}",
                 limit=limits.REQUEST_BYTES_MAX,
             ))
+            return
+        size += len(event.request.batches) * HEADER_BYTES  # type: ignore[union-attr]
+        unsynced = self.log.end + self.journal.size - self.log.mark + self._deferred_bytes
+        if unsynced > limits.UNSYNCED_BYTES_MAX:
+            self.answers.refuse(event, errors.make("BUSY", "the disk is slower than what comes"))
             return
         if self.wants_roll or not self.journal.admits(size):
             self._defer(event)
@@ -198,22 +210,28 @@ class Shard:
         return self.placing is not None and topic not in self.state.topics.by_name
 
     def _defer(self, event: Arrived) -> None:
-        """Keeps a produce until the next segment is there; what comes behind it waits too."""
+        """Keeps a request that writes until the next segment is there."""
         self.wants_roll = True
         if len(self._deferred) >= limits.TURN_REQUESTS_MAX * 4:
             self.answers.refuse(event, errors.make("BUSY", "the log is being rolled; try again"))
             return
         self._deferred.append(event)
+        self._deferred_bytes += sum(map(len, event.payload))
 
     def rolled(self, refusal: ZBrokerError | None, now: int) -> None:
         """The hand has rolled the log (or could not: `refusal`): deferred requests are decided."""
         self.wants_roll = False
-        deferred, self._deferred = self._deferred, []
-        for event in deferred:
-            if refusal is not None:
-                self.answers.refuse(event, refusal)
+        for event in self._take_deferred():
+            if refusal is None or (type(event.request) in _WRITING and self._has_room(0)):
+                self._decide[type(event.request)](event, now)
             else:
-                self._produce(event, now)
+                self.answers.refuse(event, refusal)
+        if refusal is not None and not self._has_room(0):
+            self.committing.refuse(refusal)
+
+    def _take_deferred(self) -> list[Arrived]:
+        deferred, self._deferred, self._deferred_bytes = self._deferred, [], 0
+        return deferred
 
     # --- small requests ---------------------------------------------------------------------------
 
@@ -261,6 +279,7 @@ class Shard:
             "polls": self.fetching.parked,
             "requests": self.requests,
             "writable": self.publish_refusal is None,
+            **self.hand_figures(),
         }
 
     def _routes(self, event: Arrived, now: int) -> None:
@@ -286,7 +305,7 @@ class Shard:
             have = self.following.take(route, now)
             self.placing.confirm(0, {route.topic_id: set(have)}, [], now)
 
-    def _ending(self, topic_id: str) -> None:
+    def _note_ended(self, topic_id: str) -> None:
         self._ended.extend(self.state.topics.by_topic_id[topic_id].queues.values())
 
     def start(self, now: int) -> None:
@@ -294,12 +313,17 @@ class Shard:
         if self.placing is None:
             return
         table = self.state.directory
+        topics = self.state.topics
         for row in list(table.by_id.values()):
-            self._changed_here(table.route(row, self.facts.broker, placed=True), False, now)
+            route = table.route(row, self.facts.broker, placed=True)
+            self._changed_here(route, False, now)
+            unplaced = topics.unplaced_of(route)
+            if unplaced:
+                self.placing.adopt_own(row.name, row.id, unplaced, now)
         for ended in list(table.ended):
             self.following.end(ended, now)
             self.placing.confirm(0, {}, [ended], now)
-        for topic in self.state.topics.unknown_to([*table.by_id, *table.ended]):
+        for topic in topics.unknown_to([*table.by_id, *table.ended]):
             self.placing.adopt_own(topic.name, topic.id, sorted(topic.queues), now)
         self.following.synced = True
 
@@ -312,16 +336,23 @@ class Shard:
             self.placing.tick(now)
         else:
             self.following.tick(now)
-        if self._room_for_state():
+        if self.committing.is_due(now) and self._room_for_state():
             self.committing.tick(now)
+        if self.journal.has_room(self.retention.bytes_needed, False):
             self.retention.tick(now)
+        else:
+            self.wants_roll = True
 
     def _room_for_state(self) -> bool:
-        size = _SMALL_BYTES + self.committing.pending_bytes()
-        if self.journal.has_room(size, False):
+        if self._has_room(_STATE_BYTES):
             return True
         self.wants_roll = True
         return False
+
+    def _has_room(self, size: int) -> bool:
+        """Room that leaves enough for retention, which makes room (COUNTEREXAMPLES 1.7)."""
+        held = self.committing.pending_bytes() + self.retention.bytes_needed
+        return self.journal.has_room(size + held, False)
 
     def next_deadline(self) -> int | None:
         """When `tick` is wanted next."""
@@ -348,11 +379,19 @@ class Shard:
             self.answers.durable(position)
             self._confirm_what_is_durable(now)
         if self._ended:
-            ended, self._ended = self._ended, []
-            for queue in ended:
-                self.log.index.forget(queue.id)
-            self.fetching.wake(ended, now)
+            self._ending.append((position, self._ended))
+            self._ended = []
         return turn
+
+    def snapshot_job(self) -> Callable[[], None] | None:
+        """What writes the snapshot when one is due, for any thread; ask right after `close_turn`.
+
+        Batches of an open turn are in the state and not yet in the log: a snapshot of them would
+        make producers believe that lost messages are stored.
+        """
+        if self.journal.size or not self.log.snapshot_due():
+            return None
+        return self.log.snapshot_job(self.state)
 
     def written(self, turn: Turn) -> None:
         """The turn is written, not yet synced."""
@@ -369,6 +408,11 @@ class Shard:
                 queue.visible = following
                 if queue.waiters:
                     grown.append(queue)
+        while self._ending and self._ending[0][0] <= mark:
+            ended = self._ending.pop(0)[1]
+            for queue in ended:
+                self.log.index.forget(queue.id)
+            grown += ended
         if grown:
             self.fetching.wake(grown, now)
         self._confirm_what_is_durable(now)
@@ -387,9 +431,14 @@ class Shard:
         return self.fetching.take_cold()
 
     def drain(self) -> None:
-        """The process stops: waiting polls are answered, new requests refused."""
+        """The process stops: all that waits is answered, new requests are refused."""
         self._draining = True
         stopping = errors.make("DRAINING", "this worker is stopping")
         self.fetching.drain(lambda event: self.answers.refuse(event, stopping))
+        for event in self._take_deferred():
+            self.answers.refuse(event, stopping)
         if self.placing is not None:
-            self.placing.wake_followers(0, everyone=True)
+            self.placing.drain()
+        said = self.state.epoch_meta
+        if said.get("flush") == "async":  # all is on disk now: a new boot need not jump
+            self.journal.write(Kind.EPOCH, 0, meta={**said, "flush": "sync"})

@@ -65,7 +65,10 @@ class State:
             handler(record)
 
     def _apply_epoch(self, record: Record) -> None:
-        self.epoch_meta = _decode(record.meta) if record.meta else {}
+        """EPOCH: a life began; after one that may have lost acknowledged bytes offsets jump."""
+        before, self.epoch_meta = self.epoch_meta, _decode(record.meta) if record.meta else {}
+        if before.get("flush") == "async" and before["boot_id"] != self.epoch_meta["boot_id"]:
+            self.topics.jump()
 
     def _epoch_rows(self) -> Iterator[Any]:
         yield self.epoch_meta
@@ -74,8 +77,9 @@ class State:
         self.epoch_meta = row
 
     def _apply_queue_end(self, record: Record) -> None:
-        for queue in self.topics.apply_end(record):
-            self.progress.forget_queue(queue.id)
+        ended = {queue.id for queue in self.topics.apply_end(record)}
+        self.progress.forget_queues(ended)
+        self.producers.forget_queues(ended)
 
     def _apply_batch(self, record: Record) -> None:
         """Replay of a BATCH; live traffic does the same batch by batch as they are admitted."""

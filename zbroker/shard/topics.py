@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from zbroker import errors
+from zbroker import errors, limits
 from zbroker.store.record import Record
 from zbroker.wire import ops
 
@@ -164,6 +164,12 @@ class LocalTopics:
         queue.next = queue.visible = following
         queue.messages = messages
 
+    def jump(self) -> None:
+        """No queue gives an offset again that may have been given and lost."""
+        for queue in self.by_id.values():
+            queue.next += limits.OFFSET_JUMP
+            queue.visible = queue.next
+
     # --- following the directory --------------------------------------------------------------
 
     def missing_of(self, route: ops.TopicRoute) -> list[int]:
@@ -174,6 +180,16 @@ class LocalTopics:
             number
             for number, shard in enumerate(route.placed)
             if shard == self.shard and number not in own
+        ]
+
+    def unplaced_of(self, route: ops.TopicRoute) -> list[int]:
+        """Queue numbers that this shard owns and the directory has placed nowhere."""
+        known = self.by_topic_id.get(route.topic_id)
+        placed = route.placed
+        return [
+            number
+            for number in (known.queues if known else ())
+            if number >= len(placed) or placed[number] < 0
         ]
 
     def unknown_to(self, listed: Iterable[str]) -> list[LocalTopic]:

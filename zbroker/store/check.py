@@ -75,7 +75,6 @@ class _Check:
         self._time_ms = 0
         self._min_position = 0
         self._next_offsets: dict[int, tuple[int, tuple[int, int]]] = {}
-        self._group: list[Record] = []
         self._rolled = False
         self._end = 0
 
@@ -112,9 +111,8 @@ class _Check:
             proof = self._proof(file, start, position, limit, after)
             if proof is None:
                 break
-            again = next(walk(file, start, position, limit), None)
-            if again is not None and (again.term, again.start) >= self._epoch:
-                continue
+            if next(self._groups(file, start, position, limit), None):
+                continue  # a live broker has just written it
             self._found("damaged, although it was on disk", position)
             position = proof
         self._end = position if after is None else after
@@ -122,14 +120,24 @@ class _Check:
             self._sealed(file, start, after)
 
     def _run(self, file: File, start: int, position: int, limit: int) -> int:
-        """Looks at every record of an unbroken run and returns its end."""
-        self._group = []
+        """Looks at every whole group of an unbroken run and returns its end."""
+        for group in self._groups(file, start, position, limit):
+            for record in group:
+                self._record(record)
+            self._whole_group(group, start)
+            position = group[-1].end
+        return position
+
+    def _groups(self, file: File, start: int, position: int, limit: int) -> Iterator[list[Record]]:
+        """Whole atomic groups whose epoch is not behind, up to the first damage."""
+        group: list[Record] = []
         for record in walk(file, start, position, limit):
             if (record.term, record.start) < self._epoch:
-                break
-            self._record(record, start)
-            position = record.end
-        return self._group[0].position if self._group else position
+                return
+            group.append(record)
+            if not record.flags & MORE:
+                yield group
+                group = []
 
     def _proof(
         self, file: File, start: int, position: int, limit: int, after: int | None
@@ -141,7 +149,7 @@ class _Check:
                 return record.position
         return limit if after is not None else None
 
-    def _record(self, record: Record, start: int) -> None:
+    def _record(self, record: Record) -> None:
         position = record.position
         epoch = (record.term, record.start)
         if record.synced > position:
@@ -152,10 +160,6 @@ class _Check:
         self._time_ms = record.time_ms
         if record.count:
             self._offsets(record, epoch)
-        self._group.append(record)
-        if not record.flags & MORE:
-            self._whole_group(self._group, start)
-            self._group = []
 
     def _offsets(self, record: Record, epoch: tuple[int, int]) -> None:
         base = record.base_offset

@@ -10,6 +10,7 @@ when the log does not hold exactly that run of records (`recovery`).
 
 from __future__ import annotations
 
+import struct
 from array import array
 from typing import Protocol
 
@@ -25,7 +26,8 @@ from zbroker.store.segment_index import Entries
 
 SNAPSHOT = "snapshot"
 _MAGIC = b"ZBSN"
-_HEAD_BYTES = 12  # magic, crc32c of the rest, format version
+_HEAD = struct.Struct("<4sII")  # magic, crc32c of the rest, format version
+_CHECKED_FROM = 8
 
 
 class State(Protocol):
@@ -140,8 +142,8 @@ class Snapshot(msgspec.Struct, array_like=True):
 
 def save_snapshot(disk: Disk, snapshot: Snapshot) -> None:
     """Replaces the snapshot file. It survives power loss when this returns."""
-    rest = limits.FORMAT_VERSION.to_bytes(4, "little") + msgspec.msgpack.encode(snapshot)
-    disk.replace(SNAPSHOT, _MAGIC + google_crc32c.value(rest).to_bytes(4, "little") + rest)
+    rest = struct.pack("<I", limits.FORMAT_VERSION) + msgspec.msgpack.encode(snapshot)
+    disk.replace(SNAPSHOT, struct.pack("<4sI", _MAGIC, google_crc32c.value(rest)) + rest)
 
 
 def load_snapshot(disk: Disk) -> Snapshot | None:
@@ -151,14 +153,14 @@ def load_snapshot(disk: Disk) -> Snapshot | None:
         FormatNewer: a newer version wrote it.
     """
     data = disk.load(SNAPSHOT)
-    if data is None or len(data) < _HEAD_BYTES or data[:4] != _MAGIC:
+    if data is None or len(data) < _HEAD.size:
         return None
-    if google_crc32c.value(data[8:]) != int.from_bytes(data[4:8], "little"):
+    magic, crc, version = _HEAD.unpack_from(data)
+    if magic != _MAGIC or google_crc32c.value(data[_CHECKED_FROM:]) != crc:
         return None
-    version = int.from_bytes(data[8:12], "little")
     if version > limits.FORMAT_VERSION:
         raise FormatNewer(f"{SNAPSHOT}: version {version} is newer than this program")
-    return msgspec.msgpack.decode(data[_HEAD_BYTES:], type=Snapshot)
+    return msgspec.msgpack.decode(data[_HEAD.size :], type=Snapshot)
 
 
 def fits(file: File, limit: int, snapshot: Snapshot) -> bool:

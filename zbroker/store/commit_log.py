@@ -14,16 +14,17 @@ from collections.abc import Callable, Sequence
 from zbroker import limits
 from zbroker.errors import DiskFull
 from zbroker.store import checkpoint as checkpoints
-from zbroker.store import record as records
 from zbroker.store import segment_index
 from zbroker.store.checkpoint import LogFacts, Snapshot, State, save_snapshot
 from zbroker.store.disk import Disk, File
 from zbroker.store.queue_index import QueueIndex
-from zbroker.store.record import HEADER_BYTES, MORE, Kind, padded
+from zbroker.store.record import HEADER_BYTES, MORE, Kind, encode_sized, padded
 from zbroker.store.segment import Sizes, log_name
 from zbroker.store.segment_files import SegmentFiles
 from zbroker.store.segment_index import Facts
 from zbroker.store.zeroed_segment import NO_SPACE, ZeroedSegment
+
+_MARK, _LOG_START = int(Kind.MARK), int(Kind.LOG_START)
 _PADDING_MAX = limits.RECORD_ALIGN_BYTES - 1
 
 
@@ -86,7 +87,7 @@ class CommitLog:
         self._start = self._size = 0
         self._records_before = 0  # of `records`, those before the active segment
         self._pending: list[bytes] = []
-        self._open_group = False
+        self._flags = 0  # of the last record
         self._taken = self._covered = self._data_end = end
         self._limit = self._room_end = end
         self._last = 0
@@ -155,27 +156,27 @@ class CommitLog:
         Returns:
             Its position in the log.
         """
-        position = self.end
-        buffers, length = records.encode_sized(
-            kind, position, self.mark, self.epoch, time_ms, flags, queue_id, base_offset, count,
+        position, mark = self.end, self.mark
+        buffers, length = encode_sized(
+            kind, position, mark, self.epoch, time_ms, flags, queue_id, base_offset, count,
             tag_bits, meta, body,
         )
         end = position + length
         assert end <= self._limit, "append without room"
         assert time_ms >= self.last_time_ms, "store time never goes back"
         self._pending += buffers
-        self.end = end
         self._last = position
+        self._flags = flags
+        self._covered = mark
+        self.end = end
         self.records += 1
-        self._open_group = bool(flags & MORE)
         self.last_time_ms = time_ms
         if count:
             self.index.add(queue_id, base_offset, position, length, count, time_ms, tag_bits)
-        if kind != Kind.MARK:
+        if kind == _LOG_START:
+            self._facts.start_at(checkpoints.log_start_position(meta))
+        if kind != _MARK:
             self._data_end = end
-            if kind == Kind.LOG_START:
-                self._facts.start_at(checkpoints.log_start_position(meta))
-        self._covered = self.mark
         return position
 
     def has_room(self, size: int, reserve: bool) -> bool:
@@ -198,7 +199,7 @@ class CommitLog:
         """Closes the open turn: its bytes to write, None if nothing was appended."""
         if not self._pending:
             return None
-        assert not self._open_group, "an atomic group may not span turns"
+        assert not self._flags & MORE, "an atomic group may not span turns"
         assert self._file is not None
         turn = Turn(self._file, self._taken - self._start, self._pending, self.end)
         self._pending = []
@@ -213,7 +214,7 @@ class CommitLog:
         """When idle: appends a MARK if no record says yet that the last turn is on disk."""
         if self._pending or self._covered >= self._data_end or self.mark < self._data_end:
             return
-        if self._limit - self.end >= HEADER_BYTES:
+        if self._limit - self.end >= 2 * HEADER_BYTES:  # a ROLL must always fit
             self.append(Kind.MARK, time_ms=time_ms)
 
     def read(self, position: int, length: int, wait: bool) -> bytes | None:
@@ -238,13 +239,13 @@ class CommitLog:
         size = self._file.size()
         self._zeroed.want(self._size_after(size, self._sizes.reserve))
         self._start, self._size = start, size
-        self._limit = start + self._size - HEADER_BYTES  # a ROLL always fits
+        self._limit = start + size
         self._room_end = self._limit - self._sizes.epochs_room
         self._records_before = self.records - records_in_it
 
-    def has_epoch_room(self) -> bool:
-        """For recovery: whether one more start fits into the active segment."""
-        return self._limit - self.end >= HEADER_BYTES
+    def has_epoch_room(self, meta: bytes) -> bool:
+        """For recovery: whether EPOCH and, one day, ROLL fit into the active segment."""
+        return self._limit - self.end >= padded(HEADER_BYTES + len(meta)) + HEADER_BYTES
 
     def begin_epoch(self, time_ms: int, meta: bytes) -> None:
         """For recovery: writes the EPOCH record. It is on disk when this returns."""
@@ -264,7 +265,7 @@ class CommitLog:
         Raises:
             DiskFull: no space for a segment; the old one stays active and nothing has changed.
         """
-        assert self.mark == self._taken and not self._open_group, "a turn is in flight"
+        assert self.mark == self._taken and not self._flags & MORE, "a turn is in flight"
         chunks = [checkpoints.encode_facts(self._facts), *state.checkpoint()]
         self._allocate_next(chunks)
         self.append(Kind.ROLL, time_ms=time_ms)
@@ -385,7 +386,7 @@ class CommitLog:
         save_snapshot(self._disk, self._capture(state, clean=True))
 
     def _capture(self, state: State, clean: bool) -> Snapshot:
-        assert not self._open_group, "a snapshot inside of an atomic group"
+        assert not self._flags & MORE, "a snapshot inside of an atomic group"
         index = [
             (queue_id, bases.tobytes(), cells.tobytes())
             for queue_id, (bases, cells) in self.index.active().items()

@@ -129,7 +129,7 @@ class QueueIndex:
             return Found([], offset, offset)
         runs: list[tuple[int, int]] = []
         next_offset = first_offset = offset
-        run_at = run_end = 0
+        run_at = run_end = -1
         for bases, cells in self._parts(queue, queue_id, offset):
             entry = _entry_at(bases, cells, offset)
             last = min(len(bases), entry + max_records)
@@ -144,11 +144,11 @@ class QueueIndex:
                 if not tag_mask or not tags or tags & tag_mask:
                     length = size >> 32
                     max_bytes -= length
-                    if max_bytes < 0 and run_end:
+                    if max_bytes < 0 and run_at >= 0:
                         max_records = 0
                         break
                     if position != run_end:
-                        if run_end:
+                        if run_at >= 0:
                             runs.append((run_at, run_end - run_at))
                         else:
                             first_offset = bases[at // CELL]
@@ -157,7 +157,7 @@ class QueueIndex:
                 next_offset = bases[at // CELL] + (size & _COUNT_MASK)
             if max_records <= 0:
                 break
-        if run_end:
+        if run_at >= 0:
             runs.append((run_at, run_end - run_at))
         return Found(runs, next_offset, first_offset)
 

@@ -42,7 +42,7 @@ _FOREVER = struct.Struct("<IIIBBH")
 _MAGIC_CRC = struct.Struct("<II")
 _ALIGN = limits.RECORD_ALIGN_BYTES
 _crc, _extend_crc = google_crc32c.value, google_crc32c.extend
-_JOINED_BYTES = 4096  # a small record is one buffer: pwritev takes 1024, and a copy is cheaper
+_JOINED_MAX = limits.RECORD_JOINED_BYTES_MAX
 _PADDING = [bytes(size) for size in range(_ALIGN)]
 assert _HEAD.size == HEADER_BYTES
 
@@ -177,7 +177,7 @@ def encode_sized(
         length, VERSION, kind, flags, position, synced, epoch[0], epoch[1], time_ms, queue_id,
         len(meta), base_offset, tag_bits, count, 0,
     )
-    if length <= _JOINED_BYTES:
+    if length <= _JOINED_MAX:
         covered = b"".join((covered, meta, *body))
         return [_MAGIC_CRC.pack(MAGIC, _crc(covered)) + covered + _PADDING[pad]], length + pad
     covered += meta

@@ -305,7 +305,7 @@ class _Recovery:
                 log.seal(self._time_ms)
         if start is None or self._rolled:
             log.begin_first(self._state, time_ms)
-        elif not log.has_epoch_room():
+        elif not log.has_epoch_room(self._epoch_meta):
             log.roll(self._state, time_ms)
         log.begin_epoch(time_ms, self._epoch_meta)
 

@@ -42,7 +42,8 @@ class SegmentFiles:
         """Reads a run of whole records of one segment and checks each.
 
         Raises:
-            Corrupted: a record is damaged.
+            Corrupted: a record is damaged, or the disk cannot give its bytes: that one spot must
+                not end a process that serves everything else.
             OffsetOutOfRange: retention has removed the segment.
         """
         at = bisect_right(self.starts, position) - 1
@@ -50,16 +51,22 @@ class SegmentFiles:
             raise OffsetOutOfRange(f"position {position} is no longer in the log")
         start = self.starts[at]
         name = log_name(start)
-        data = self._file(name).read(position - start, length, wait)
-        if data is None:
-            return None
         try:
+            data = self._file(name).read(position - start, length, wait)
+            if data is None:
+                return None
             if len(data) < length:
                 raise Corrupted(f"{length - len(data)} bytes are missing", position=position)
             records.verify_run(data, position)
         except Corrupted as error:
             raise Corrupted(
                 f"{name}: {error}; {CHECK_COMMAND}", file=name, **error.facts
+            ) from None
+        except OSError as error:
+            raise Corrupted(
+                f"{name}: position {position}: cannot be read ({error}); {CHECK_COMMAND}",
+                file=name,
+                position=position,
             ) from None
         return data
 

@@ -162,9 +162,11 @@ def _admit_by_step(data: bytes) -> tuple[bytes, Head]:
         )
     if found.flags & SPARSE:
         raise Malformed("a sparse batch cannot be produced")
-    if not 1 <= found.count <= limits.BATCH_MESSAGES_MAX:
+    if not found.count:
+        raise Malformed("a batch without messages")
+    if found.count > limits.BATCH_MESSAGES_MAX:
         raise TooLarge(
-            f"batch of {found.count} messages: 1 to {limits.BATCH_MESSAGES_MAX}",
+            f"batch of {found.count} messages: at most {limits.BATCH_MESSAGES_MAX}",
             limit=limits.BATCH_MESSAGES_MAX,
         )
     if found.flags & NO_CHECKSUM:

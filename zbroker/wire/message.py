@@ -79,11 +79,17 @@ def encode_sparse(deltas: Sequence[int], messages: Sequence[Stored]) -> bytes:
 
 
 def decode_messages(payload: bytes | memoryview) -> list[Stored]:
-    """Decodes the payload of a dense batch; raises Malformed if it is not one."""
+    """Decodes the payload of a dense batch.
+
+    Raises:
+        Malformed: it is none.
+        TooLarge: a body, tag, key or list of keys is over its limit.
+    """
     try:
         return _stored_decoder.decode(payload)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise Malformed(f"payload of a batch: {error}") from None
+        text = f"payload of a batch: {error}"
+        raise (TooLarge(text) if "length <=" in text else Malformed(text)) from None
 
 
 def decode_sparse(payload: bytes | memoryview) -> tuple[list[int], list[Stored]]:
@@ -218,6 +224,12 @@ def bits_of(tags: Iterable[str]) -> int:
     for tag in tags:
         bits |= bit_of(tag)
     return bits
+
+
+def key_queue(key: str, key_queues: Sequence[int]) -> int:
+    """The queue that an ordering key belongs to: crc32c of its UTF-8 spread over `key_queues`."""
+    hashed: int = google_crc32c.value(key.encode())
+    return key_queues[hashed % len(key_queues)]
 
 
 def encode_body(value: Any) -> bytes:

@@ -73,6 +73,14 @@ class DiskHand:
         self._gather_until = 0.0
         self.fd, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
+    def figures(self) -> dict[str, object]:
+        """What `status` shows of the hand."""
+        return {
+            "turns": self.turns,
+            "sync_inline": self.pace.inline and not self._early,
+            "sync_average_ms": round(self.pace.average_ms, 3),
+        }
+
     @property
     def busy(self) -> bool:
         """No further turn is taken now (in flush mode async one always is)."""

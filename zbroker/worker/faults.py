@@ -1,11 +1,16 @@
 """Faults that a test arms through ZBROKER_FAULTS; without it nothing of this is in the way.
 
     ZBROKER_FAULTS="serving.sync.before=kill@3;roll.rename.after=kill;serving.sync=sleep:20"
+    ZBROKER_FAULTS=/path/of/a/file
 
-A point is `phase.operation.moment`: phase is recovery, serving, roll, retention or stop; operation
-write, sync, rename, unlink, replace, allocate or read; moment before or after (left out: before).
-An action is kill, eio, enospc, sleep:MS or lie (sync only: it returns without syncing); `@N` is the
+A point is `phase.operation.moment`: phase is recovery, serving, roll or stop; operation write,
+sync, rename, unlink, replace, allocate or read; moment before or after (left out: before). An
+action is kill, eio, enospc, sleep:MS or lie (sync only: it returns without syncing); `@N` is the
 Nth hit, without it every hit. `any` stands for every phase.
+
+A file is looked at again at each hit, so a test arms and heals a running broker. In a file a kill,
+and whatever has `@N`, is taken out when it fires: the next life, and the other workers, are spared,
+and the test sees by the file what has fired.
 """
 
 from __future__ import annotations
@@ -14,22 +19,24 @@ import errno
 import os
 import signal
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 from zbroker.errors import InvalidArgument
 from zbroker.store.disk import Disk, File
 
-_PHASES = ("recovery", "serving", "roll", "retention", "stop", "any")
+_PHASES = ("recovery", "serving", "roll", "stop", "any")
 _OPERATIONS = ("write", "sync", "rename", "unlink", "replace", "allocate", "read")
 _ACTIONS = ("kill", "eio", "enospc", "sleep", "lie")
 
 
 class Armed(NamedTuple):
-    """One fault."""
+    """One fault; `text` is how it was armed."""
 
     action: str
     value: int
     hit: int
+    text: str
 
 
 class Faults:
@@ -46,21 +53,57 @@ class Faults:
         self.phase = "recovery"
         self._armed: dict[str, Armed] = {}
         self._hits: dict[str, int] = {}
-        for part in filter(None, text.split(";")):
-            point, _, action = part.partition("=")
-            self._armed[_point(point)] = _action(action)
+        self._file = Path(text) if text.startswith("/") else None
+        self._seen = (0, 0)
+        if self._file is None:
+            self._arm(text)
 
     def hit(self, operation: str, moment: str) -> str:
         """Does what is armed at this point; returns the action, "" for none."""
+        if self._file is not None:
+            self._look(self._file)
         for phase in (self.phase, "any"):
             point = f"{phase}.{operation}.{moment}"
             armed = self._armed.get(point)
             if armed is None:
                 continue
             self._hits[point] = hits = self._hits.get(point, 0) + 1
-            if armed.hit in (0, hits):
+            if armed.hit in (0, hits) and self._may_fire(armed):
                 return _do(armed, point)
         return ""
+
+    def _arm(self, text: str) -> None:
+        self._armed, self._hits = {}, {}
+        for part in filter(None, text.strip().split(";")):
+            point, _, action = part.partition("=")
+            self._armed[_point(point)] = _action(action, part)
+
+    def _look(self, file: Path) -> None:
+        """Reads the file if it is another one than before (tests replace it, never change it)."""
+        try:
+            stat = file.stat()
+            if (stat.st_ino, stat.st_mtime_ns) != self._seen:
+                self._arm(file.read_text())
+                self._seen = (stat.st_ino, stat.st_mtime_ns)
+        except FileNotFoundError:
+            self._arm("")
+
+    def _may_fire(self, armed: Armed) -> bool:
+        """Takes a fault that fires once out of the file; False if another process was faster."""
+        if self._file is None or not (armed.hit or armed.action == "kill"):
+            return True
+        mine = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        try:
+            self._file.rename(mine)
+        except FileNotFoundError:
+            return False
+        parts = mine.read_text().strip().split(";")
+        fires = armed.text in parts
+        if fires:
+            parts.remove(armed.text)
+        mine.write_text(";".join(parts))
+        mine.rename(self._file)
+        return fires
 
 
 def _point(text: str) -> str:
@@ -72,12 +115,12 @@ def _point(text: str) -> str:
     return ".".join(parts)
 
 
-def _action(text: str) -> Armed:
+def _action(text: str, armed: str) -> Armed:
     action, _, hit = text.partition("@")
     name, _, value = action.partition(":")
     if name not in _ACTIONS:
         raise InvalidArgument(f"ZBROKER_FAULTS: {name!r} is none of {', '.join(_ACTIONS)}")
-    return Armed(name, int(value or 0), int(hit or 0))
+    return Armed(name, int(value or 0), int(hit or 0), armed)
 
 
 def _do(armed: Armed, point: str) -> str:

@@ -22,7 +22,7 @@ import msgspec
 from zbroker import limits
 from zbroker.clock import monotonic_ms, wall_ms
 from zbroker.config import WorkerOptions, decode_options
-from zbroker.errors import DiskFull, ZBrokerError
+from zbroker.errors import DiskFull, ZBrokerError, make
 from zbroker.names import random_id
 from zbroker.net import port as ports
 from zbroker.net.child import Child
@@ -34,6 +34,7 @@ from zbroker.shard.state import State
 from zbroker.store.commit_log import Turn
 from zbroker.store.disk import Disk, RealDisk
 from zbroker.store.recovery import recover
+from zbroker.store.zeroed_segment import NO_SPACE
 from zbroker.wire.frames import Answered, Arrived, Send
 from zbroker.worker.disk_hand import DiskHand, die
 from zbroker.worker.faults import Faults, FaultyDisk
@@ -56,6 +57,7 @@ class Worker:
     ) -> None:
         self.shard, self._disk, self._faults = shard, disk, faults
         self.hand = DiskHand(shard.written, self._durable, early=options.flush == "async")
+        shard.hand_figures = self.hand.figures
         self._min_free = options.min_free_bytes
         self._chores = ThreadPoolExecutor(1, "zbroker-chores")
         self._chore: Future[object] | None = None
@@ -199,7 +201,7 @@ class Worker:
         except ZBrokerError:
             pass  # the poll that asked for it is told when it is served
         except OSError as error:
-            if not may_fail and error.errno not in (28, 122):
+            if not may_fail and error.errno not in NO_SPACE:
                 die(f"preparing the log failed: {error}")
         os.write(self._chore_wake, b"x")
 
@@ -321,6 +323,14 @@ def main(argv: list[str]) -> int:
         return _serve(options, child)
     except ZBrokerError as error:
         return child.fail(error)
+    except OSError as error:
+        return child.fail(_disk_error(options, error))
+
+
+def _disk_error(options: WorkerOptions, error: OSError) -> ZBrokerError:
+    """Both kinds are worth another try: space comes back, and so do some disks."""
+    code = "DISK_FULL" if error.errno in NO_SPACE else "UNAVAILABLE"
+    return make(code, f"shard {options.shard} of {options.data}: the disk says: {error}")
 
 
 def _serve(options: WorkerOptions, child: Child) -> int:

@@ -1,0 +1,289 @@
+"""One seed, one broker group: 1 to 3 shards, their clients, and everything that may go wrong.
+
+    run(seed) -> Outcome; `Outcome.broken` says which invariants do not hold, `.trace` what happened
+
+Real minds over the real store; simulated are the disk, the hand, the network and time. Kills, power
+losses, EIO and full disks come at any call of the disk, also inside of recovery, roll, snapshot and
+retention. At the end all is healed, every message is read back, every folder is checked, and a
+recovered state must be equal to the one that lived.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tests.support.disk import SimulatedDisk
+from tests.support.history import Final, History, Loss
+from tests.support.host import Host
+from tests.support.network import Network
+from tests.support.oracle import judge
+from tests.support.players import Admin, Places, Player, Producer, Reader
+from zbroker.names import hex_id
+from zbroker.shard.following import DOOR
+from zbroker.shard.shard import INNER, Shard
+from zbroker.shard.state import State
+from zbroker.store.check import check
+from zbroker.wire import batch, codec, frames, ops, records
+
+OUTER = "outer"
+CALM_MS, HEAL_MS = 3_000, 120_000
+
+
+@dataclass
+class Defect:
+    """What a broken build would do; the default is a good one.
+
+    Attributes:
+        arm: called with each new shard.
+        disk: called with each disk.
+        lies: of the hand (`Host.lies`).
+        patches: (object, attribute, value) to be replaced while the run lasts.
+        flush: the flush mode in which it shows; "" for any.
+    """
+
+    arm: Callable[[Shard], None] = lambda shard: None
+    disk: Callable[[SimulatedDisk], None] = lambda disk: None
+    lies: str = ""
+    patches: list[tuple[Any, str, Any]] = field(default_factory=list)
+    flush: str = ""
+
+
+class Outcome(NamedTuple):
+    """How a run went."""
+
+    broken: list[str]
+    trace: list[str]
+    sent: int
+    read: int
+    deaths: int
+
+
+def run(seed: int, defect: Defect | None = None) -> Outcome:
+    """Plays one seed to its end and judges it."""
+    return World(seed, defect or Defect()).play()
+
+
+class World:
+    """Everything in one run."""
+
+    def __init__(self, seed: int, defect: Defect) -> None:
+        self.chance = chance = random.Random(seed)
+        flush = defect.flush or chance.choice(("sync", "sync", "async"))
+        self.history = History(flush)
+        self._deaths = 0
+        faulty = chance.choice((0.0, 0.05, 0.15))
+        self.net = Network(
+            chance.getrandbits(32), loss=faulty, duplicate=faulty, ordered=False,
+            delay_ms=chance.choice(((0, 1), (0, 30), (0, 300))),
+        )
+        self.hosts = self._make_hosts(defect, flush)
+        self.players = self._make_players()
+        self._nemesis_at = self.net.clock.now + 500
+
+    def _make_hosts(self, defect: Defect, flush: str) -> list[Host]:
+        chance, shards = self.chance, self.chance.choice((1, 1, 2, 3))
+        facts = {
+            "queues_default": chance.choice((1, 3)),
+            "retention_ms": chance.choice((2_000, 3_600_000)),
+            "retention_bytes": chance.choice((0, 0, 30_000)),
+        }
+        hosts = []
+        for number in range(shards):
+            disk = SimulatedDisk(chance.getrandbits(32), chance.choice((None, None, 4 << 20)))
+            disk.cold = chance.random() < 0.5
+            defect.disk(disk)
+            hand = "async" if flush == "async" else chance.choice(("inline", "helper"))
+            host = Host(
+                number, shards, disk, random.Random(chance.getrandbits(32)), hand, facts,
+                defect.arm, self._noting(f"shard-{number}"),
+            )
+            host.lies = defect.lies
+            name = f"shard-{number}"
+            self.net.node(name, host)
+            host.born = lambda host=host, name=name: self.net.node(name, host, host.boot)  # type: ignore[misc]
+            hosts.append(host)
+        for number in range(1, shards):
+            self.net.link(f"shard-{number}", DOOR, "shard-0", INNER)
+        return hosts
+
+    def _noting(self, who: str) -> Callable[[int, str], None]:
+        return lambda now, what: self.history.note(now, who, what)
+
+    def _make_players(self) -> list[Player]:
+        chance, history, places = self.chance, self.history, Places()
+        players: list[Player] = [
+            Admin("admin", random.Random(chance.getrandbits(32)), history, places,
+                  chance.random() < 0.3)
+        ]
+        for number in range(chance.randint(1, 4)):
+            made = random.Random(chance.getrandbits(32))
+            players.append(Producer(f"p{number}", made, history, places, chance.randint(5, 40)))
+        for number in range(chance.randint(1, 3)):
+            made = random.Random(chance.getrandbits(32))
+            players.append(
+                Reader(f"r{number}", made, history, places, chance.randrange(len(self.hosts)))
+            )
+        for player in players:
+            self.net.node(player.name, player)
+            for host in self.hosts:
+                for way in "ab":
+                    self.net.link(player.name, f"{way}{host.number}", f"shard-{host.number}",
+                                  f"{OUTER}-{way}")
+        return players
+
+    # --- playing -----------------------------------------------------------------------------------
+
+    def play(self) -> Outcome:
+        """The whole story."""
+        end = self.net.clock.now + self.chance.choice((2_000, 8_000, 20_000))
+        while self.net.clock.now < end:
+            self.net.run(self.chance.choice((50, 400, 2_000)))
+            self._nemesis(self.chance.choice(self.hosts))
+        broken = self._calm()
+        if not broken:
+            final = self._read_all()
+            broken = judge(self.history, final) + self._folders() + self._replays()
+        sent = sum(len(send.bodies) for send in self.history.sends)
+        read = sum(len(one.messages) for one in self.history.reads)
+        return Outcome(broken, self.history.trace, sent, read, self._deaths)
+
+    def _nemesis(self, host: Host) -> None:
+        """Something bad for one host, now or soon."""
+        chance, now, disk = self.chance, self.net.clock.now, host.disk
+        deed = chance.choice(("", "", "kill", "power", "crash", "eio", "stop", "clock"))
+        if deed:
+            self.history.note(now, f"shard-{host.number}", f"nemesis: {deed}")
+        if deed == "kill":
+            host.kill(now)
+        elif deed == "power":
+            self._power(host)
+        elif deed == "crash":
+            disk.crash_at = chance.choice((chance.randrange(4), chance.randrange(60)))
+        elif deed == "eio":
+            kind = chance.choice(("write", "sync", "allocate", "rename", "unlink"))
+            disk.fail = (kind, chance.randrange(5), 5)
+        elif deed == "stop":
+            host.stop(now)
+        elif deed == "clock":
+            host.skew_ms = chance.choice((-600_000, 0, 600_000))
+        if host.shard is None and chance.random() < 0.3:
+            self._power(host)  # the machine follows its process, or goes off in its recovery
+
+    def _power(self, host: Host) -> None:
+        now = self.net.clock.now
+        host.lose_power(now)
+        self.history.losses.append(Loss(host.number, now))
+
+    def _calm(self) -> list[str]:
+        """No more harm: all that is under way must come to its end."""
+        net = self.net
+        for host in self.hosts:
+            host.disk.capacity = host.disk.fail = host.disk.crash_at = None
+            host.disk.sync_lies = host.disk.cold = False
+            host.dead_for_ms = (1, 10)
+            host.rise_at = min(host.rise_at, net.clock.now + 10)
+        net.heal()
+        net.run(CALM_MS)
+        for player in self.players:
+            player.stopping = True
+        quiet = net.run_until(lambda: all(player.idle for player in self.players), HEAL_MS)
+        if not quiet:
+            busy = [player.name for player in self.players if not player.idle]
+            return [f"X4: {', '.join(busy)} still at it {HEAL_MS // 1000} s after all was healed"]
+        unready = [host.number for host in self.hosts if host.shard is None]
+        return [f"X4: shards {unready} do not come up"] if unready else []
+
+    # --- the end -----------------------------------------------------------------------------------
+
+    def _read_all(self) -> Final:
+        final = Final()
+        for host in self.hosts:
+            shard = host.shard
+            assert shard is not None
+            for queue in list(shard.state.topics.by_id.values()):
+                key = (queue.topic_id, queue.number)
+                if key in final.queues:
+                    self.history.sends.clear()
+                    self.history.note(self.net.clock.now, host.boot, f"second home of {key}")
+                least, stored = read_queue(shard, queue.topic, *key, self.net.clock.now)
+                final.queues[key], final.least[key] = stored, least
+                for group, group_id in shard.state.progress.groups.items():
+                    mark = shard.state.progress.marks[group_id].get(queue.id)
+                    if mark is not None:
+                        final.progress[group, key] = (mark.next, mark.ranges)
+        return final
+
+    def _folders(self) -> list[str]:
+        return [
+            f"store check of shard {host.number}: {found.where}: {found.what}"
+            for host in self.hosts
+            for found in check(host.disk)
+        ]
+
+    def _replays(self) -> list[str]:
+        """What is recovered from the disk must be what lived: decide and apply agree."""
+        broken, now = [], self.net.clock.now
+        for host in self.hosts:
+            assert host.shard is not None
+            lived = facts_of(host.shard.state)
+            self.chance.choice((host.kill, host.stop))(now)
+            host.rise(now)
+            assert host.shard is not None
+            again = facts_of(host.shard.state)
+            broken += [
+                f"replay of shard {host.number}: {section} was {lived.get(section)}, is {rows}"
+                for section, rows in again.items()
+                if rows != lived.get(section)
+            ]
+        return broken
+
+
+def facts_of(state: State) -> dict[str, Any]:
+    """All of a state that the log decides, in an order of its own."""
+    sections: dict[str, list[Any]] = {}
+    for chunk in state.checkpoint():
+        section, rows = msgspec.msgpack.decode(chunk)
+        if section != "epoch":
+            sections.setdefault(section, []).extend(rows)
+    return {section: sorted(rows, key=repr) for section, rows in sections.items()}
+
+
+def read_queue(
+    shard: Shard, topic: str, topic_id: str, number: int, now: int
+) -> tuple[int, dict[int, bytes]]:
+    """(smallest offset, messages by offset) of a queue, by `offsets` and `fetch` as a client."""
+    entry = ops.QueueEntry(topic, number, topic_id)
+    answer = asked(shard, ops.Offsets(id=1, queues=[entry]), now)[0].queues[0]
+    offset, stored = answer.min, {}
+    while offset < answer.max:
+        request = ops.Fetch(id=1, queues=[ops.FetchEntry(topic, number, offset, topic_id)])
+        result, payload = asked(shard, request, now)
+        if not result.queues:
+            break
+        for placed in records.walk(payload[0]):
+            _, messages = batch.messages(payload[0], placed.at, placed.head)
+            stored.update(enumerate([one.body for one in messages], placed.base))
+        offset = result.queues[0].next
+    return answer.min, stored
+
+
+def asked(shard: Shard, request: ops.Request, now: int) -> tuple[Any, list[bytes]]:
+    """Asks a shard something that it answers at once."""
+    header = codec.encode_request(request)
+    shard.receive(frames.Arrived("test", [b""], codec.decode_request(header), header, []), now)
+    poll = next(iter(shard.take_cold()), None)
+    if poll is not None:
+        shard.fetching.warmed(poll[0], now)
+    sends = [send for send in shard.take_outgoing() if send.door == "test"]
+    reply = codec.decode_reply(sends[0].frames[1])
+    assert reply.error is None, reply.error
+    op = ops.BY_REQUEST[type(request)].name
+    return codec.decode_result(op, reply.result), sends[0].frames[2:]
+
+
+__all__ = ["Defect", "Outcome", "World", "facts_of", "hex_id", "read_queue", "run"]

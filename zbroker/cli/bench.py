@@ -1,0 +1,190 @@
+"""`zbroker bench`: rates and latencies against a running broker, and the floors beside them.
+
+Every run makes a topic of its own and deletes it. `produce` measures what is acknowledged, from the
+first call to the last acknowledgement; `consume` touches every body; `latency` sends one message
+after the other. `measuring` has the loops, `floors` what the machine gives without zbroker.
+"""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+import orjson
+
+from zbroker import config as settings
+from zbroker.cli.connection import connect, nameserver_option
+from zbroker.cli.output import print_facts
+from zbroker.errors import InvalidArgument, make
+
+_CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
+
+
+class Plan(msgspec.Struct, kw_only=True):
+    """What is measured."""
+
+    bench: str
+    mode: str
+    messages: int
+    size: int
+    batch: int
+    queues: int
+    topics: int
+    producers: int
+    aio: bool = False
+    nameserver: str | None = None
+    names: list[str] = []
+
+
+class Figures(msgspec.Struct):
+    """What came out: seconds of the whole, and of single operations their latencies."""
+
+    messages: int
+    seconds: float
+    latencies_s: list[float] = []
+
+    def percentile_ms(self, percent: int) -> float | None:
+        """A percentile of the latencies in milliseconds."""
+        if not self.latencies_s:
+            return None
+        ordered = sorted(self.latencies_s)
+        return round(ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] * 1000, 4)
+
+
+def _sizes(messages: int) -> Callable[[_CommandT], _CommandT]:
+    def decorate(command: _CommandT) -> _CommandT:
+        positive = click.IntRange(min=1)
+        for option in (
+            click.option("-o", "--output", type=click.Choice(["table", "json"])),
+            nameserver_option,
+            click.option("--topic", "topic", hidden=True, help="Use this topic; make no floors."),
+            click.option("--topics", type=positive, default=1, show_default=True),
+            click.option("--queues", type=positive, default=1, show_default=True),
+            click.option("--batch", type=positive, default=1000, show_default=True),
+            click.option("--size", type=click.IntRange(min=0), default=100, show_default=True),
+            click.option("--messages", type=positive, default=messages, show_default=True),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group()
+def bench() -> None:
+    """Measure: produce, consume, latency; each with the floors of the machine."""
+
+
+@bench.command()
+@click.option(
+    "--mode",
+    type=click.Choice(["many", "submit", "request", "send"]),
+    default="many",
+    show_default=True,
+    help="send_many; submit one by one; unbatched requests, 64 in flight; one send after another.",
+)
+@click.option("--producers", type=click.IntRange(min=1), default=1, help="Processes that produce.")
+@_sizes(messages=500_000)
+def produce(mode: str, producers: int, topic: str | None, output: str | None, **given: Any) -> None:
+    """Messages in."""
+    plan = Plan(bench="produce", mode=mode, producers=producers, **given)
+    if mode in ("send", "request"):
+        plan.batch = 1
+    _run(plan, topic, output)
+
+
+@bench.command()
+@_sizes(messages=1_000_000)
+def consume(topic: str | None, output: str | None, **given: Any) -> None:
+    """Messages out, by a pull consumer; every body is touched."""
+    _run(Plan(bench="consume", mode="pull", producers=1, **given), topic, output)
+
+
+@bench.command()
+@click.option(
+    "--mode",
+    type=click.Choice(["send", "visible"]),
+    default="send",
+    show_default=True,
+    help="One synchronous send; from its acknowledgement to a consumer that waits.",
+)
+@click.option("--aio", is_flag=True, help="With the asyncio face (send).")
+@_sizes(messages=2_000)
+def latency(mode: str, aio: bool, topic: str | None, output: str | None, **given: Any) -> None:
+    """Milliseconds of single messages."""
+    if aio and mode != "send":
+        raise InvalidArgument("--aio measures `--mode send` only")
+    plan = Plan(bench="latency", mode=mode, producers=1, aio=aio, **given)
+    plan.batch = 1
+    _run(plan, topic, output)
+
+
+def _run(plan: Plan, topic: str | None, output: str | None) -> None:
+    from zbroker.cli import floors, measuring
+
+    if topic:  # one of several producing processes: the parent has made the topics
+        plan.names = topic.split(",")
+        print_facts(_row(plan, measuring.run(plan)), output)
+        return
+    plan.names = [f"bench-{secrets.token_hex(4)}-{number}" for number in range(plan.topics)]
+    with connect(plan.nameserver) as client:
+        admin = client.admin()
+        for name in plan.names:
+            admin.create_topic(name, plan.queues)
+        try:
+            figures = _spread(plan) if plan.producers > 1 else measuring.run(plan)
+            facts = _row(plan, figures)
+            facts["flush"] = measuring.flush_mode(client)
+        finally:
+            for name in plan.names:
+                admin.delete_topic(name)
+    folder = settings.data_folder(settings.load().config)
+    at = folder if folder.is_dir() else None
+    facts["floors"] = floors.measure(plan.size, plan.batch, at)
+    facts["machine"] = floors.machine()
+    print_facts(facts, output)
+
+
+def _row(plan: Plan, figures: Figures) -> dict[str, Any]:
+    return {
+        "bench": plan.bench,
+        "mode": plan.mode,
+        "messages": figures.messages,
+        "size": plan.size,
+        "batch": plan.batch,
+        "queues": plan.queues,
+        "topics": len(plan.names),
+        "producers": plan.producers,
+        "aio": plan.aio,
+        "flush": None,
+        "seconds": round(figures.seconds, 4),
+        "rate": round(figures.messages / figures.seconds),
+        "p50_ms": figures.percentile_ms(50),
+        "p99_ms": figures.percentile_ms(99),
+    }
+
+
+def _spread(plan: Plan) -> Figures:
+    """Several processes, each with its share; the slowest ends the measurement."""
+    share = plan.messages // plan.producers
+    command = [sys.executable, "-m", "zbroker", "bench", plan.bench, "--mode", plan.mode]
+    command += ["--messages", str(share), "--size", str(plan.size), "--batch", str(plan.batch)]
+    command += ["--queues", str(plan.queues), "--topic", ",".join(plan.names), "-o", "json"]
+    command += ["--nameserver", plan.nameserver] if plan.nameserver else []
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path.cwd())
+        for _ in range(plan.producers)
+    ]
+    rows = []
+    for process in running:
+        said, _ = process.communicate()
+        if process.returncode:
+            raise make("INTERNAL", "a producing process has failed; it said why above")
+        rows.append(orjson.loads(said))
+    return Figures(share * plan.producers, max(row["seconds"] for row in rows))

@@ -1,0 +1,449 @@
+"""The asyncio face: `zbroker.aio`. The names, arguments and errors are those of `blocking`.
+
+What the I/O thread finishes is collected and handed to the event loop once a turn, by one
+`call_soon_threadsafe` (hotpath 5). Every message has a future of its own: cancelling one waiter
+leaves the others alone. A client belongs to the loop of its first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from zbroker import limits, names
+from zbroker.client import admin_flows
+from zbroker.client.admin_flows import BrokerInfo, TopicInfo
+from zbroker.client.batches import Batch
+from zbroker.client.composing import Composed, Selector, choice_of, compose, compose_many
+from zbroker.client.core import Core, Seconds, seconds, settings_of
+from zbroker.client.flow import Flow
+from zbroker.client.parcels import Settings
+from zbroker.client.progress_flows import Progress
+from zbroker.client.pull import Puller, QueueName, wall_ms_of
+from zbroker.client.receipts import Receipt, receipt_of, receipts
+from zbroker.client.received import Received
+from zbroker.client.thread import IoThread
+from zbroker.errors import Busy, Closed, InvalidArgument, Timeout, ZBrokerError
+from zbroker.names import Queue
+
+_log = logging.getLogger("zbroker.client")
+
+
+class Bridge:
+    """Carries what the I/O thread has finished into an event loop, once a turn."""
+
+    def __init__(self, io: IoThread) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._jobs: list[Callable[[], None]] = []
+        io.turn_ends.append(self._turn_end)
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of this client; raises InvalidArgument if it is used from another one."""
+        running = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = running
+        if self._loop is not running:
+            raise InvalidArgument("this client belongs to another event loop: make one a loop")
+        return running
+
+    def post(self, job: Callable[[], None]) -> None:
+        """From the I/O thread: has `job` called by the loop at the end of the turn."""
+        self._jobs.append(job)
+
+    def setter(self, event: asyncio.Event) -> Callable[[], None]:
+        """What sets an event of the loop from the I/O thread."""
+        return lambda: self.post(event.set)
+
+    def _turn_end(self) -> None:
+        if not self._jobs or self._loop is None:
+            return
+        jobs, self._jobs = self._jobs, []
+        try:
+            self._loop.call_soon_threadsafe(_run_all, jobs)
+        except RuntimeError:  # the loop was closed: nobody waits any more
+            _log.debug("%d results came after their event loop was closed", len(jobs))
+
+    def future(self, start: Callable[[Callable[[Any], None]], None]) -> asyncio.Future[Any]:
+        """A future of what `start` hands to the function it is given, from any thread."""
+        loop = self.loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def settle(result: Any) -> None:
+            if not future.done():
+                if isinstance(result, ZBrokerError):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+        start(lambda result: self.post(lambda: settle(result)))
+        return future
+
+
+def _run_all(jobs: list[Callable[[], None]]) -> None:
+    for job in jobs:
+        job()
+
+
+class _Closing:
+    """An asynchronous context manager that closes."""
+
+    async def close(self) -> None:
+        """Ends the use of this object."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class Client(_Closing):
+    """See `zbroker.Client`."""
+
+    def __init__(
+        self, url: str | None = None, *, timeout: Seconds = limits.CLIENT_CONNECT_S
+    ) -> None:
+        self._core = Core(url, timeout, _log.error)
+        self._bridge = Bridge(self._core.io)
+        self._finalizer = weakref.finalize(self, IoThread.stop, self._core.io)
+
+    @property
+    def id(self) -> str:
+        """Unique to this object: host, process, random."""
+        return self._core.id
+
+    def producer(
+        self,
+        group: str | None = None,
+        *,
+        linger: Seconds = limits.LINGER_S,
+        batch_messages: int = limits.BATCH_MESSAGES,
+        batch_bytes: int = limits.BATCH_BYTES,
+        buffer_messages: int = limits.BUFFER_MESSAGES,
+        buffer_bytes: int = limits.BUFFER_BYTES,
+        on_full: str = "block",
+        timeout: Seconds = limits.CLIENT_TIMEOUT_S,
+        compression: str | None = "lz4",
+    ) -> Producer:
+        """See `zbroker.Client.producer`; "block" suspends the task instead of the thread."""
+        if group is not None:
+            names.check_group(group)
+        return Producer(self, settings_of(
+            linger, batch_messages, batch_bytes, buffer_messages, buffer_bytes, on_full, timeout,
+            compression,
+        ), on_full == "block")
+
+    def pull_consumer(
+        self, group: str | None = None, *, start: str | datetime = "last"
+    ) -> PullConsumer:
+        """See `zbroker.Client.pull_consumer`."""
+        return PullConsumer(self, group, start)
+
+    def admin(self) -> Admin:
+        """See `zbroker.Client.admin`."""
+        return Admin(self)
+
+    async def close(self) -> None:
+        """Flushes for up to 5 s, fails the rest with Closed, and ends the I/O thread."""
+        core = self._core
+        core.shut()
+        if core.io.closed is None:
+            waiting = [batch for box in list(core.outboxes) for batch in box.flush()]
+            await self._settled(waiting, limits.CLOSE_FLUSH_S)
+        await asyncio.get_running_loop().run_in_executor(None, self._finalizer)
+
+    async def run(self, flow: Flow, timeout: float) -> Any:
+        """Runs an operation (used by the objects of this client)."""
+        return await self._bridge.future(lambda done: self._core.run(flow, timeout, done))
+
+    async def _settled(self, batches: list[Batch], timeout: float | None) -> bool:
+        """Waits until batches are done; says whether they are."""
+        if not batches:
+            return True
+        left = len(batches)
+
+        def start(done: Callable[[Any], None]) -> None:
+            def one() -> None:
+                nonlocal left
+                left -= 1
+                if not left:
+                    done(None)
+
+            for batch in batches:
+                batch.add_callback(lambda: self._bridge.post(one))
+
+        ready = asyncio.Event()
+        start(lambda _: ready.set())
+        self._core.io.wake()
+        try:
+            await asyncio.wait_for(ready.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+
+class Producer(_Closing):
+    """See `zbroker.Producer`."""
+
+    def __init__(self, client: Client, settings: Settings, block: bool) -> None:
+        self._client, self._settings, self._block = client, settings, block
+        self._box = client._core.outbox(settings)
+        self._checked: set[str] = set()
+
+    async def send(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        tag: str = "",
+        keys: Sequence[str] = (),
+        headers: dict[str, str] | None = None,
+        ordering_key: str | None = None,
+        queue: int | Queue | None = None,
+        selector: Selector | None = None,
+    ) -> Receipt:
+        """See `zbroker.Producer.send`."""
+        self._check(topic)
+        choice = choice_of(topic, ordering_key, queue, selector)
+        part = compose(body, tag, keys, headers)
+        batch, index = await self._add(topic, part, choice, True, self._block)
+        return await self._future(batch, index)
+
+    def submit(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        tag: str = "",
+        keys: Sequence[str] = (),
+        headers: dict[str, str] | None = None,
+        ordering_key: str | None = None,
+        queue: int | Queue | None = None,
+        selector: Selector | None = None,
+    ) -> asyncio.Future[Receipt]:
+        """Hands over one message; await the future for its Receipt.
+
+        It cannot suspend, so a full buffer is Busy here whatever `on_full` says: await some of the
+        futures, or use `send`.
+        """
+        self._client._bridge.loop()
+        self._check(topic)
+        choice = choice_of(topic, ordering_key, queue, selector)
+        part = compose(body, tag, keys, headers)
+        return self._future(
+            *self._box.add(topic, part.items, part.size, part.rich, choice, False, 0.0)
+        )
+
+    async def send_many(
+        self,
+        topic: str,
+        messages: Iterable[Any],
+        *,
+        ordering_key: str | None = None,
+        queue: int | Queue | None = None,
+        selector: Selector | None = None,
+    ) -> Sequence[Receipt]:
+        """See `zbroker.Producer.send_many`."""
+        self._client._bridge.loop()
+        choice = choice_of(topic, ordering_key, queue, selector)
+        self._check(topic)
+        settings = self._settings
+        runs = []
+        for part in compose_many(messages, settings.batch_messages, settings.batch_bytes):
+            batch, first = await self._add(topic, part, choice, True, True)
+            runs.append((batch, first, len(part.items)))
+        await self._client._settled([batch for batch, _, _ in runs], None)
+        return receipts(runs)
+
+    async def send_oneway(
+        self,
+        topic: str,
+        body: Any,
+        *,
+        tag: str = "",
+        keys: Sequence[str] = (),
+        headers: dict[str, str] | None = None,
+        ordering_key: str | None = None,
+        queue: int | Queue | None = None,
+        selector: Selector | None = None,
+    ) -> None:
+        """See `zbroker.Producer.send_oneway`; suspends while the buffer is full."""
+        self._check(topic)
+        choice = choice_of(topic, ordering_key, queue, selector)
+        part = compose(body, tag, keys, headers)
+        await self._add(topic, part, choice, False, self._block)
+
+    async def flush(self, timeout: Seconds = limits.CLIENT_TIMEOUT_S) -> None:
+        """See `zbroker.Producer.flush`."""
+        wait_s = seconds(timeout, "timeout")
+        self._client._bridge.loop()
+        waiting = self._box.flush()
+        if not await self._client._settled(waiting, wait_s):
+            left = sum(each.count for each in waiting if not each.done)
+            raise Timeout(f"{left} messages are not acknowledged yet", maybe_stored=True)
+
+    async def close(self) -> None:
+        """Flushes for up to 5 s; takes no more messages."""
+        self._client._bridge.loop()
+        self._box.shut(Closed("the producer was closed"))
+        await self._client._settled(self._box.flush(), limits.CLOSE_FLUSH_S)
+
+    async def _add(
+        self, topic: str, part: Composed, choice: Any, urgent: bool, block: bool
+    ) -> tuple[Batch, int]:
+        """Adds, and waits for room as long as the producer's timeout."""
+        loop = self._client._bridge.loop()
+        ends = loop.time() + self._settings.timeout_ms / 1000
+        while True:
+            try:
+                return self._box.add(
+                    topic, part.items, part.size, part.rich, choice, urgent, 0.0
+                )
+            except Busy:
+                left = ends - loop.time()
+                if not block or left <= 0:
+                    raise
+            room = asyncio.Event()
+            self._box.when_room(self._client._bridge.setter(room))
+            try:
+                await asyncio.wait_for(room.wait(), left)
+            except TimeoutError:
+                continue
+
+    def _future(self, batch: Batch, index: int) -> asyncio.Future[Receipt]:
+        bridge = self._client._bridge
+        future: asyncio.Future[Receipt] = bridge.loop().create_future()
+
+        def settle() -> None:
+            if future.done():
+                return
+            if batch.error is not None:
+                future.set_exception(batch.error)
+            else:
+                future.set_result(receipt_of(batch, index))
+
+        batch.add_callback(lambda: bridge.post(settle))
+        if batch.done:
+            self._client._core.io.wake()
+        return future
+
+    def _check(self, topic: str) -> None:
+        self._client._core.check_open()
+        if topic not in self._checked:
+            names.check_topic(topic)
+            self._checked.add(topic)
+
+
+class PullConsumer(Puller, _Closing):
+    """See `zbroker.PullConsumer`."""
+
+    def __init__(self, client: Client, group: str | None, start: str | datetime) -> None:
+        super().__init__(client._core, group, start)
+        self._client = client
+
+    async def poll(
+        self, timeout: Seconds = 1.0, max_messages: int = limits.POLL_MESSAGES_DEFAULT
+    ) -> list[Received]:
+        """See `zbroker.PullConsumer.poll`."""
+        if max_messages < 1:
+            raise InvalidArgument(f"max_messages {max_messages}: at least 1")
+        wait_s = seconds(timeout, "timeout", most=limits.POLL_WAIT_MAX_S)
+        loop = self._client._bridge.loop()
+        ends = loop.time() + wait_s
+        got = self._inbox.poll(max_messages)
+        while not got and (left := ends - loop.time()) > 0:
+            some = asyncio.Event()
+            self._inbox.when_some(self._client._bridge.setter(some))
+            self._inbox.wake()
+            try:
+                await asyncio.wait_for(some.wait(), left)
+            except TimeoutError:
+                break
+            got = self._inbox.poll(max_messages)
+        return got
+
+    async def commit(
+        self, progress: Mapping[Any, Progress | int] | None = None
+    ) -> dict[Queue, Progress | None]:
+        """See `zbroker.PullConsumer.commit`."""
+        flow = self._commit_flow(progress)
+        found: dict[Queue, Progress | None] = await self._run(flow)
+        return found
+
+    async def committed(self, queue: QueueName) -> Progress | None:
+        """See `zbroker.PullConsumer.committed`."""
+        found: Progress | None = await self._run(self._committed_flow(queue))
+        return found
+
+    async def lag(self) -> dict[Queue, int | None]:
+        """See `zbroker.PullConsumer.lag`."""
+        found: dict[Queue, int | None] = await self._run(self._lag_flow())
+        return found
+
+    async def close(self) -> None:
+        """Ends reading; nothing is committed by itself."""
+        self._inbox.close(Closed("the consumer was closed"))
+
+    async def _run(self, flow: Flow) -> Any:
+        return await self._client.run(flow, limits.CLIENT_TIMEOUT_S)
+
+
+class Admin:
+    """See `zbroker.Admin`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def create_topic(
+        self, name: str, queues: int = limits.QUEUES_A_TOPIC_DEFAULT
+    ) -> TopicInfo:
+        """See `zbroker.Admin.create_topic`."""
+        found: TopicInfo = await self._run(admin_flows.create_topic(name, queues))
+        return found
+
+    async def update_topic(self, name: str, queues: int) -> TopicInfo:
+        """See `zbroker.Admin.update_topic`."""
+        found: TopicInfo = await self._run(admin_flows.update_topic(name, queues))
+        return found
+
+    async def delete_topic(self, name: str) -> None:
+        """See `zbroker.Admin.delete_topic`."""
+        await self._run(admin_flows.delete_topic(name))
+
+    async def topics(self) -> list[str]:
+        """See `zbroker.Admin.topics`."""
+        found: list[str] = await self._run(admin_flows.topics())
+        return found
+
+    async def topic(self, name: str) -> TopicInfo:
+        """See `zbroker.Admin.topic`."""
+        found: TopicInfo = await self._run(admin_flows.topic(name))
+        return found
+
+    async def cluster(self) -> list[BrokerInfo]:
+        """See `zbroker.Admin.cluster`."""
+        found: list[BrokerInfo] = await self._run(admin_flows.cluster())
+        return found
+
+    async def offsets(self, topic: str) -> dict[Queue, tuple[int, int]]:
+        """See `zbroker.Admin.offsets`."""
+        found: dict[Queue, tuple[int, int]] = await self._run(admin_flows.offsets(topic, -1))
+        return found
+
+    async def offsets_at(self, topic: str, time: datetime) -> dict[Queue, int]:
+        """See `zbroker.Admin.offsets_at`."""
+        flow = admin_flows.offsets(topic, wall_ms_of(time))
+        found: dict[Queue, int] = await self._run(flow)
+        return found
+
+    async def _run(self, flow: Flow) -> Any:
+        return await self._client.run(flow, limits.CLIENT_TIMEOUT_S)
