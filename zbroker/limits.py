@@ -86,7 +86,8 @@ META_BYTES_MAX = 64 * 1024
 SEGMENT_BYTES_MIN = 8 << 20
 SEGMENT_BYTES_MAX = 256 << 20
 SEGMENT_RECORDS_MAX = 262_144  # bounds the index in memory (12 MiB) and the replay (1.5 s)
-SEGMENT_ZERO_CHUNK_BYTES = 256 * 1024
+SEGMENT_ZERO_CHUNK_BYTES = 1 << 20
+SEGMENT_ZERO_PAUSE_MS = 16  # with the chunk: at most 64 MiB/s beside the log
 SEGMENT_EPOCHS_BYTES = 64 * 1024  # of every segment, for EPOCH, MARK and ROLL alone: 250 restarts
 SEGMENTS_MAX = 65_536
 WRITE_BUFFERS_MAX = 1_024  # IOV_MAX of pwritev
@@ -162,6 +163,7 @@ SUPERVISOR_WAIT_MS = 1_000  # a lost wake-up costs no more than this
 DOWN_WAIT_MS = 4 * DRAIN_MS  # three stages of a stop, and one for the supervisor itself
 DOWN_LOOK_EVERY_S = 0.02
 TAIL_POLL_S = 1.0  # `tail` looks up so often
+TAIL_EXIT_POLL_S = 0.05  # with --exit, whether all has been seen
 STATUS_CPU_WINDOW_S = 0.2
 STATUS_ASK_S = 1.0
 UNIX_PATH_BYTES_MAX = 107  # sun_path without its zero
@@ -170,8 +172,9 @@ PROBE_EVERY_MS = 1_000
 READY_WAIT_MS = 60_000
 LOG_FILE_BYTES = 10 << 20
 LOG_FILES = 5
+SPARE_FILE_BYTES = 16 * 1024  # kept for broker.json and endpoints.json: 64 workers need 10 kB
 
-# --- bench: how much a floor or a figure is measured with ------------------------------------------
+# --- bench: how much a floor or a figure is measured with ----------------------------------
 BENCH_ECHO_MESSAGES = 20_000
 BENCH_ECHO_IN_FLIGHT = 64
 BENCH_ECHO_BYTES = 170  # a request's header and one small batch
@@ -202,7 +205,7 @@ FETCHES_IN_FLIGHT = 2
 QUEUES_A_FETCH_MAX = 256  # names of 127 characters and all: below HEADER_BYTES_MAX
 CREATES_IN_FLIGHT = 64  # of topics, on first send
 SEND_WAIT_MAX_S = SEND_DEADLINE_MAX_MS / 1000 + 10.0  # a lost I/O thread ends a wait here
-PRODUCES_IN_FLIGHT = 4  # requests a worker: while they fly, batches grow (hotpath 5 and 6)
+PRODUCES_IN_FLIGHT = 2  # requests a worker; batches grow meanwhile (4: slower over many topics)
 PRODUCE_BYTES = 2 << 20  # batches of one request in sum, as a turn of the worker takes
 PRODUCE_ENTRY_BYTES = 48  # of a header: one batch without the topic's name
 PRODUCE_HEADER_BYTES = 60 * 1024  # of the entries of a request, below HEADER_BYTES_MAX
@@ -220,3 +223,5 @@ assert GATEWAY_UNHEARD_BYTES_MAX > 2 * FRAME_BYTES_MAX
 assert ROUTES_COST_MAX < REPLY_HEADER_BYTES_MAX
 assert PING_EVERY_MS * PING_SILENCES_MAX < REPLY_GRACE_MS
 assert REGISTER_EVERY_MS * 3 <= REGISTER_EXPIRY_MS
+assert PRODUCE_HEADER_BYTES < HEADER_BYTES_MAX and PRODUCE_BYTES < REQUEST_BYTES_MAX
+assert QUEUES_A_FETCH_MAX * (TOPIC_CHARS_MAX + PRODUCE_ENTRY_BYTES) < HEADER_BYTES_MAX

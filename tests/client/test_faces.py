@@ -200,6 +200,16 @@ def test_after_fork_the_child_gets_a_clear_error() -> None:
     assert "made before a fork" in answer.stdout
 
 
+def test_closed_producer_takes_nothing_more(client) -> None:
+    producer, other = client.producer(), client.producer(timeout=0.1)
+    other.submit("t", b"x")
+    other.close()
+    for method in (other.submit, other.send, other.send_oneway):
+        with pytest.raises(errors.Closed):
+            method("t", b"x")
+    assert not producer.submit("t", b"x").done(), "the client and its other producers go on"
+
+
 def test_reader_without_group_cannot_commit(client) -> None:
     with pytest.raises(errors.InvalidArgument, match="group"):
         client.pull_consumer().commit()

@@ -216,8 +216,10 @@ def test_gateway_serves_registers_and_leaves(cluster):
         reply = client.ask_until(produce(topic), lambda row: row.error is None, b"abc")
         assert reply.boot == boot
     names = cluster.connect(names_endpoint)
-    request = ops.Routes(id=2, topics=["right"])
-    reply = names.ask_until(request, lambda row: row.error is None)
+    reply = names.ask_until(
+        ops.Routes(id=2, topics=["right"]),
+        lambda row: row.error is None and b"tcp://w:1" in bytes(row.result),
+    )
     result = codec.decode_result("routes", reply.result)
     assert result.topics[0].queues == [1] and result.brokers[0].workers[1] == "tcp://w:1"
     assert gateway.end() == 0

@@ -47,4 +47,4 @@ def _kill(cluster: Cluster, name: str) -> None:
         cluster.crash()
         cluster.start()
     else:
-        cluster.wait_restarted(name, cluster.kill(name))
+        cluster.restart(name)

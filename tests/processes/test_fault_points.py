@@ -96,7 +96,7 @@ def test_killed_while_retention_removes_segments(tmp_path: Path) -> None:
             for point in ("serving.unlink.before=kill", "serving.unlink.after=kill"):
                 load.wait_acked(80)  # a segment at least
                 cluster.arm(f"{point};recovery.unlink.before=kill;recovery.unlink.after=kill")
-                cluster.wait_restarted("worker-0", cluster.kill("worker-0"))
+                cluster.restart("worker-0")
                 cluster.wait_fired()
                 cluster.wait_well()
                 load.wait_all_write()

@@ -10,7 +10,7 @@ from tests.store.life import SMALL, ChainState
 from tests.support.disk import SimulatedDisk
 from zbroker.errors import Corrupted, DiskFull, OffsetOutOfRange
 from zbroker.store.check import check, dump
-from zbroker.store.checkpoint import log_start_meta
+from zbroker.store.checkpoint import load_snapshot, log_start_meta
 from zbroker.store.commit_log import CommitLog
 from zbroker.store.record import MORE, Kind
 from zbroker.store.recovery import recover
@@ -299,3 +299,21 @@ def test_snapshots_are_due_by_bytes_and_by_records() -> None:
     while not host.log.snapshot_due():
         host.append(1000)
     assert host.log.records < SMALL.snapshot_records * 2
+
+
+def test_a_snapshot_job_writes_what_was_true_when_it_was_made() -> None:
+    """The helper thread encodes later; what happened since must not be in it."""
+    host = Host()
+    host.fill(3)
+    digest = host.state.digest
+    job = host.log.snapshot_job(host.state)
+    end = host.log.mark
+    position = host.log.retire(host.now_ms + 10_000, 0, 0)
+    assert position is not None
+    host.log.append(Kind.LOG_START, time_ms=host.now_ms, meta=log_start_meta(position))
+    host.append()
+    job()
+    snapshot = load_snapshot(host.disk)
+    assert snapshot is not None
+    assert (snapshot.facts.min_position, snapshot.position) == (0, end)
+    assert host.start().min_position == 0 and host.state.digest == digest

@@ -104,6 +104,11 @@ def test_a_file_closes_when_its_last_user_lets_go(tmp_path: Path) -> None:
 def test_a_read_only_disk_makes_nothing(tmp_path: Path) -> None:
     assert RealDisk(tmp_path / "none", read_only=True).names("log") == []
     assert not (tmp_path / "none").exists()
+    RealDisk(tmp_path).open("log/a", create=True).write([b"abc"], 0)
+    file = RealDisk(tmp_path, read_only=True).open("log/a")
+    assert file.read(0, 9) == b"abc"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        file.write([b"x"], 0)
 
 
 # --- the simulated disk is as bad as it says --------------------------------------------------

@@ -44,6 +44,7 @@ def test_up_status_kills_and_down(tmp_path: Path) -> None:
     assert (down.returncode, json.loads(down.stdout)["state"]) == (5, "down")
 
 
+@pytest.mark.slow
 def test_children_die_with_their_supervisor_and_the_folder_is_free_again(tmp_path: Path) -> None:
     broker = Broker(tmp_path, "--workers", "1")
     broker.start()
@@ -89,6 +90,7 @@ def test_second_broker_on_a_folder_is_refused_in_one_line(running: Broker) -> No
         assert str(running.endpoints["pids"]["supervisor"]) in text
 
 
+@pytest.mark.slow
 def test_other_worker_count_is_refused_in_one_line(tmp_path: Path) -> None:
     Broker(tmp_path, "--workers", "1").__enter__().stop()
     refused = zbroker("up", "-d", "--ephemeral-ports", "--data", tmp_path, "--workers", "2")
@@ -123,6 +125,7 @@ def test_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         assert b"choose another with --data" in refused.stderr
 
 
+@pytest.mark.slow
 def test_down_where_nothing_runs(tmp_path: Path) -> None:
     assert zbroker("down", "--data", tmp_path / "nothing").returncode == 2
     Broker(tmp_path, "--workers", "1").__enter__().stop()

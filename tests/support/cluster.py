@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ class Cluster(Broker):
 
     def __init__(self, data: Path, workers: int = 2, **given: str) -> None:
         self._faults = data.with_name(f"{data.name}.faults")
-        self.ctx: zmq.Context[Any] = zmq.Context()
+        self._ctx: zmq.Context[Any] = zmq.Context()
+        self._callers: list[Caller] = []
         super().__init__(
             data, "--workers", str(workers), ZBROKER_FAULTS=str(self._faults), **given
         )
@@ -39,7 +41,9 @@ class Cluster(Broker):
         try:
             super().__exit__()
         finally:
-            self.ctx.destroy(0)
+            for caller in self._callers:
+                caller.close()
+            self._ctx.term()
 
     # --- faults --------------------------------------------------------------------------------
 
@@ -62,6 +66,14 @@ class Cluster(Broker):
 
     # --- processes -----------------------------------------------------------------------------
 
+    def restart(self, name: str) -> None:
+        """Kills a process and waits until it is back."""
+        pid = self.kill(name)
+        try:
+            self.wait_restarted(name, pid)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log()[-3000:]}") from None
+
     def wait_well(self) -> None:
         """Waits until every process runs and is ready, and knows every queue again."""
         def well() -> bool:
@@ -70,7 +82,7 @@ class Cluster(Broker):
                 is_alive(pid) for pid in now["pids"].values()
             )
 
-        wait_for(well, f"all processes are ready\n{self.log()[-3000:]}")
+        wait_for(well, "all processes are ready")
 
     def crash(self) -> None:
         """Kills the supervisor and with it all; the folder stays as it is."""
@@ -87,11 +99,17 @@ class Cluster(Broker):
 
     def gateway(self) -> Caller:
         """Asks by way of the gateway."""
-        return Caller(self.ctx, lambda: str(self.endpoints["gateway"]))
+        return self.caller(lambda: str(self.endpoints["gateway"]))
 
     def worker(self, shard: int) -> Caller:
         """Asks a worker directly."""
-        return Caller(self.ctx, lambda: str(self.endpoints["workers"][shard]))
+        return self.caller(lambda: str(self.endpoints["workers"][shard]))
+
+    def caller(self, endpoint: Callable[[], str]) -> Caller:
+        """Asks there; closed with the cluster at the latest."""
+        made = Caller(self._ctx, endpoint)
+        self._callers.append(made)
+        return made
 
     def ask(self, caller: Caller, request: ops.Request, *payload: bytes) -> Any:
         """Asks again while the answer is "not now"; returns the result."""
@@ -114,10 +132,7 @@ class Cluster(Broker):
             route: ops.TopicRoute = self.ask(caller, request).topic
             return None if -1 in route.queues else route
 
-        try:
-            found: ops.TopicRoute = wait_for(placed, f"the queues of {topic}")
-        finally:
-            caller.close()
+        found: ops.TopicRoute = wait_for(placed, f"the queues of {topic}")
         return found
 
     # --- the end of a story --------------------------------------------------------------------
@@ -139,7 +154,6 @@ class Cluster(Broker):
             final.least[key], final.queues[key] = self._read(caller, route, queue)
             for group in {commit.group for commit in history.commits}:
                 final.progress[group, key] = self._progress(caller, route, queue, group)
-            caller.close()
         return final
 
     def _read(

@@ -24,9 +24,9 @@ from zbroker.store.segment import Sizes
 from zbroker.wire.frames import Answered, Arrived, Send
 
 SMALL = Sizes(
-    segment_min=1280 << 10, segment_max=1280 << 10, segment_records=120, record_max=32 << 10,
+    segment_min=1280 << 10, segment_max=1280 << 10, segment_records=40, record_max=32 << 10,
     reserve=64 << 10, epochs_room=4 << 10, zero_chunk=256 << 10, snapshot_bytes=32 << 10,
-    snapshot_records=40,
+    snapshot_records=15,
 )
 NO_SPACE = (28, 122)
 WALL_MS = 1_700_000_000_000

@@ -101,7 +101,10 @@ def _order(history: History, final: Final) -> Iterator[str]:
     """Acknowledged before the other was sent: a smaller offset. Sequences ascend."""
     placed: dict[QueueKey, list[Send]] = {}
     for send in history.sends:
-        if send.offset >= 0:
+        lost = history.flush == "async" and (
+            send.offset not in final.queues.get(send.key, {})
+        )
+        if send.offset >= 0 and not lost:
             placed.setdefault(send.key, []).append(send)
     for key, sends in placed.items():
         highest = -1

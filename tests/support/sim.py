@@ -11,6 +11,7 @@ recovered state must be equal to the one that lived.
 from __future__ import annotations
 
 import random
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,11 +24,13 @@ from tests.support.host import Host
 from tests.support.network import Network
 from tests.support.oracle import judge
 from tests.support.players import Admin, Places, Player, Producer, Reader
-from zbroker.names import hex_id
+from zbroker.errors import Corrupted
 from zbroker.shard.following import DOOR
 from zbroker.shard.shard import INNER, Shard
 from zbroker.shard.state import State
 from zbroker.store.check import check
+from zbroker.store.record import HEADER_BYTES
+from zbroker.store.segment import log_name, starts
 from zbroker.wire import batch, codec, frames, ops, records
 
 OUTER = "outer"
@@ -44,6 +47,7 @@ class Defect:
         lies: of the hand (`Host.lies`).
         patches: (object, attribute, value) to be replaced while the run lasts.
         flush: the flush mode in which it shows; "" for any.
+        rots: a bit of what is on disk is flipped; a good build then refuses to start.
     """
 
     arm: Callable[[Shard], None] = lambda shard: None
@@ -51,6 +55,7 @@ class Defect:
     lies: str = ""
     patches: list[tuple[Any, str, Any]] = field(default_factory=list)
     flush: str = ""
+    rots: bool = False
 
 
 class Outcome(NamedTuple):
@@ -65,7 +70,19 @@ class Outcome(NamedTuple):
 
 def run(seed: int, defect: Defect | None = None) -> Outcome:
     """Plays one seed to its end and judges it."""
-    return World(seed, defect or Defect()).play()
+    defect = defect or Defect()
+    whole = [(owner, name, getattr(owner, name)) for owner, name, _ in defect.patches]
+    for owner, name, value in defect.patches:
+        setattr(owner, name, value)
+    world = World(seed, defect)
+    try:
+        return world.play()
+    except Exception as error:
+        what = traceback.format_exc(limit=-3).splitlines()
+        return Outcome([f"breaks down: {error!r}"], [*world.history.trace, *what], 0, 0, 0)
+    finally:
+        for owner, name, value in whole:
+            setattr(owner, name, value)
 
 
 class World:
@@ -73,9 +90,9 @@ class World:
 
     def __init__(self, seed: int, defect: Defect) -> None:
         self.chance = chance = random.Random(seed)
+        self._rots = defect.rots
         flush = defect.flush or chance.choice(("sync", "sync", "async"))
         self.history = History(flush)
-        self._deaths = 0
         faulty = chance.choice((0.0, 0.05, 0.15))
         self.net = Network(
             chance.getrandbits(32), loss=faulty, duplicate=faulty, ordered=False,
@@ -83,7 +100,6 @@ class World:
         )
         self.hosts = self._make_hosts(defect, flush)
         self.players = self._make_players()
-        self._nemesis_at = self.net.clock.now + 500
 
     def _make_hosts(self, defect: Defect, flush: str) -> list[Host]:
         chance, shards = self.chance, self.chance.choice((1, 1, 2, 3))
@@ -122,7 +138,7 @@ class World:
         ]
         for number in range(chance.randint(1, 4)):
             made = random.Random(chance.getrandbits(32))
-            players.append(Producer(f"p{number}", made, history, places, chance.randint(5, 40)))
+            players.append(Producer(f"p{number}", made, history, places, chance.choice((10, 60))))
         for number in range(chance.randint(1, 3)):
             made = random.Random(chance.getrandbits(32))
             players.append(
@@ -145,12 +161,13 @@ class World:
             self.net.run(self.chance.choice((50, 400, 2_000)))
             self._nemesis(self.chance.choice(self.hosts))
         broken = self._calm()
-        if not broken:
+        if not broken and not (self._rots and self._rot(self.hosts[0])):
             final = self._read_all()
             broken = judge(self.history, final) + self._folders() + self._replays()
+        deaths = sum(host.lives - 1 for host in self.hosts)
         sent = sum(len(send.bodies) for send in self.history.sends)
         read = sum(len(one.messages) for one in self.history.reads)
-        return Outcome(broken, self.history.trace, sent, read, self._deaths)
+        return Outcome(broken, self.history.trace, sent, read, deaths)
 
     def _nemesis(self, host: Host) -> None:
         """Something bad for one host, now or soon."""
@@ -171,7 +188,7 @@ class World:
             host.stop(now)
         elif deed == "clock":
             host.skew_ms = chance.choice((-600_000, 0, 600_000))
-        if host.shard is None and chance.random() < 0.3:
+        if host.shard is None and chance.random() < 0.1:
             self._power(host)  # the machine follows its process, or goes off in its recovery
 
     def _power(self, host: Host) -> None:
@@ -195,8 +212,27 @@ class World:
         if not quiet:
             busy = [player.name for player in self.players if not player.idle]
             return [f"X4: {', '.join(busy)} still at it {HEAL_MS // 1000} s after all was healed"]
+        for host in self.hosts:
+            if host.shard is not None:
+                host.shard.committing.flush(net.clock.now)
+                host.tick(net.clock.now)
+        net.run(500)
         unready = [host.number for host in self.hosts if host.shard is None]
         return [f"X4: shards {unready} do not come up"] if unready else []
+
+    def _rot(self, host: Host) -> bool:
+        """Flips a bit of what is on disk; returns whether the shard refuses to start on it."""
+        assert host.shard is not None
+        log, now = host.shard.log, self.net.clock.now
+        start = max(position for position in starts(host.disk))
+        bit = self.chance.randrange(8 * (log.mark - start - HEADER_BYTES))
+        host.kill(now)
+        host.disk.flip(log_name(start), bit)
+        try:
+            host.rise(now)
+        except Corrupted:
+            return True
+        return False
 
     # --- the end -----------------------------------------------------------------------------------
 
@@ -286,4 +322,15 @@ def asked(shard: Shard, request: ops.Request, now: int) -> tuple[Any, list[bytes
     return codec.decode_result(op, reply.result), sends[0].frames[2:]
 
 
-__all__ = ["Defect", "Outcome", "World", "facts_of", "hex_id", "read_queue", "run"]
+
+def story(seed: int) -> None:
+    """For `tools/fuzz shard`: plays one seed.
+
+    Raises:
+        AssertionError: an invariant is broken; its note is the trace.
+    """
+    outcome = run(seed)
+    if outcome.broken:
+        error = AssertionError("; ".join(outcome.broken[:3]))
+        error.add_note("\n".join(outcome.trace))
+        raise error

@@ -81,7 +81,7 @@ def _echo_server() -> None:
         poller.register(socket, zmq.POLLIN)
         poller.register(0, zmq.POLLIN)
         while 0 not in dict(poller.poll()):
-            while socket.get(zmq.EVENTS) & zmq.POLLIN:
+            while socket.poll(0):
                 address = socket.recv()
                 body = socket.recv()
                 socket.send(address, _MORE)

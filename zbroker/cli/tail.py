@@ -89,8 +89,9 @@ def _messages(
 ) -> Iterator[Received]:
     """What comes; with `ends` only what is below them, and no further than all are reached."""
     open_ends = None if ends is None else dict(ends)
+    wait_s = limits.TAIL_POLL_S if ends is None else limits.TAIL_EXIT_POLL_S
     while open_ends is None or open_ends:
-        for message in consumer.poll(timeout=limits.TAIL_POLL_S):
+        for message in consumer.poll(timeout=wait_s):
             end = ends.get(Queue(message.topic, message.queue, message.broker)) if ends else None
             if (end is None or message.offset < end) and (tags is None or message.tag in tags):
                 yield message

@@ -1,7 +1,8 @@
 """The SDK: minds that decide, one I/O thread a client, and two faces.
 
 Read in this order: `places` (where a request goes), `door` (one endpoint, and how lost frames are
-noticed), `session` (requests), `finder` (routes), `batches`, `lane` and `producing` (sending),
-`assigned` and `consuming` (reading), `thread` (the only ZeroMQ here), `outbox` and `inbox` (the
-locks between callers and the thread), `blocking` and `asyncio` (the faces).
+noticed), `session` (requests), `finder` (routes), `batches`, `lane`, `topic_lane` and `producing`
+(sending), `assigned` and `consuming` (reading), `flow` (operations of several requests), `thread`
+(the only ZeroMQ here), `outbox` and `inbox` (the locks between callers and the thread), `blocking`,
+`pull` and `asyncio` (the faces).
 """

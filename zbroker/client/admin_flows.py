@@ -120,21 +120,16 @@ def offsets(name: str, time_ms: int) -> Flow:
 
 
 def queue_offsets(queues: list[QueuePlace], time_ms: int = -1) -> Flow:
-    """The offsets of queues, asked of their workers in parallel, at most 512 a request."""
-    groups = [
-        group[at : at + limits.QUEUES_A_REQUEST_MAX]
-        for group in by_worker(queues).values()
-        for at in range(0, len(group), limits.QUEUES_A_REQUEST_MAX)
-    ]
+    """The offsets of queues, asked of their workers in parallel."""
+    groups = by_worker(queues)
     answers = yield [
         Ask(
-            Place(group[0].broker, group[0].shard),
-            ops.Offsets(id=0, queues=[entry_of(place) for place in group], time_ms=time_ms),
+            worker, ops.Offsets(id=0, queues=[entry_of(one) for one in group], time_ms=time_ms)
         )
-        for group in groups
+        for worker, group in groups
     ]
     rows: dict[QueuePlace, ops.QueueOffsets] = {}
-    for group, answer in zip(groups, answers):
+    for (_, group), answer in zip(groups, answers):
         for place, row in zip(group, answer.queues):
             if row.error is not None:
                 raise codec.error_from(row.error)
@@ -147,12 +142,16 @@ def entry_of(place: QueuePlace) -> ops.QueueEntry:
     return ops.QueueEntry(place.topic, place.queue, place.topic_id)
 
 
-def by_worker(queues: list[QueuePlace]) -> dict[Place, list[QueuePlace]]:
-    """Queues by who owns them."""
-    groups: defaultdict[Place, list[QueuePlace]] = defaultdict(list)
+def by_worker(queues: list[QueuePlace]) -> list[tuple[Place, list[QueuePlace]]]:
+    """Queues by who owns them, in groups that fit into the header of one request."""
+    owned: defaultdict[Place, list[QueuePlace]] = defaultdict(list)
     for place in queues:
-        groups[Place(place.broker, place.shard)].append(place)
-    return groups
+        owned[Place(place.broker, place.shard)].append(place)
+    return [
+        (worker, group[at : at + limits.QUEUES_A_FETCH_MAX])
+        for worker, group in owned.items()
+        for at in range(0, len(group), limits.QUEUES_A_FETCH_MAX)
+    ]
 
 
 def _places() -> Flow:

@@ -1,8 +1,7 @@
 """The asyncio face: `zbroker.aio`. The names, arguments and errors are those of `blocking`.
 
-What the I/O thread finishes is collected and handed to the event loop once a turn, by one
-`call_soon_threadsafe` (hotpath 5). Every message has a future of its own: cancelling one waiter
-leaves the others alone. A client belongs to the loop of its first use.
+What the I/O thread finishes comes over the client's `bridge`. Every message has its own future:
+cancelling one waiter leaves the others alone. A client belongs to the loop of its first use.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from zbroker import limits, names
 from zbroker.client import admin_flows
 from zbroker.client.admin_flows import BrokerInfo, TopicInfo
 from zbroker.client.batches import Batch
+from zbroker.client.bridge import Bridge
 from zbroker.client.composing import Composed, Selector, choice_of, compose, compose_many
 from zbroker.client.core import Core, Seconds, seconds, settings_of
 from zbroker.client.flow import Flow
@@ -28,65 +28,10 @@ from zbroker.client.pull import Puller, QueueName, wall_ms_of
 from zbroker.client.receipts import Receipt, receipt_of, receipts
 from zbroker.client.received import Received
 from zbroker.client.thread import IoThread
-from zbroker.errors import Busy, Closed, InvalidArgument, Timeout, ZBrokerError
+from zbroker.errors import Busy, Closed, InvalidArgument, Timeout
 from zbroker.names import Queue
 
 _log = logging.getLogger("zbroker.client")
-
-
-class Bridge:
-    """Carries what the I/O thread has finished into an event loop, once a turn."""
-
-    def __init__(self, io: IoThread) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._jobs: list[Callable[[], None]] = []
-        io.turn_ends.append(self._turn_end)
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop of this client; raises InvalidArgument if it is used from another one."""
-        running = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = running
-        if self._loop is not running:
-            raise InvalidArgument("this client belongs to another event loop: make one a loop")
-        return running
-
-    def post(self, job: Callable[[], None]) -> None:
-        """From the I/O thread: has `job` called by the loop at the end of the turn."""
-        self._jobs.append(job)
-
-    def setter(self, event: asyncio.Event) -> Callable[[], None]:
-        """What sets an event of the loop from the I/O thread."""
-        return lambda: self.post(event.set)
-
-    def _turn_end(self) -> None:
-        if not self._jobs or self._loop is None:
-            return
-        jobs, self._jobs = self._jobs, []
-        try:
-            self._loop.call_soon_threadsafe(_run_all, jobs)
-        except RuntimeError:  # the loop was closed: nobody waits any more
-            _log.debug("%d results came after their event loop was closed", len(jobs))
-
-    def future(self, start: Callable[[Callable[[Any], None]], None]) -> asyncio.Future[Any]:
-        """A future of what `start` hands to the function it is given, from any thread."""
-        loop = self.loop()
-        future: asyncio.Future[Any] = loop.create_future()
-
-        def settle(result: Any) -> None:
-            if not future.done():
-                if isinstance(result, ZBrokerError):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
-
-        start(lambda result: self.post(lambda: settle(result)))
-        return future
-
-
-def _run_all(jobs: list[Callable[[], None]]) -> None:
-    for job in jobs:
-        job()
 
 
 class _Closing:
@@ -292,10 +237,12 @@ class Producer(_Closing):
             raise Timeout(f"{left} messages are not acknowledged yet", maybe_stored=True)
 
     async def close(self) -> None:
-        """Flushes for up to 5 s; takes no more messages."""
+        """Takes no more messages, flushes for up to 5 s, then fails the rest with Closed."""
         self._client._bridge.loop()
-        self._box.shut(Closed("the producer was closed"))
+        error = Closed("the producer was closed")
+        self._box.shut(error)
         await self._client._settled(self._box.flush(), limits.CLOSE_FLUSH_S)
+        self._box.end(error)
 
     async def _add(
         self, topic: str, part: Composed, choice: Any, urgent: bool, block: bool

@@ -164,7 +164,7 @@ class Producer(_Closing):
         self._timeout_s = settings.timeout_ms / 1000
         self._wait_s = self._timeout_s if block else 0.0
         self._box = client._core.outbox(settings)
-        self._put = self._box.put
+        self._put, self._io = self._box.put, client._core.io
         self._checked: set[str] = set()
 
     def send(
@@ -224,8 +224,9 @@ class Producer(_Closing):
 
         The arguments are those of `send`; the outcome is in the future.
         """
-        if type(body) is bytes and topic in self._checked and not (
-            tag or keys or headers or ordering_key or selector or queue is not None
+        if (
+            type(body) is bytes and topic in self._checked and self._io.closed is None
+            and not (tag or keys or headers or ordering_key or selector or queue is not None)
         ):
             size = len(body)
             if size <= _BODY_BYTES_MAX:
@@ -302,11 +303,13 @@ class Producer(_Closing):
                 raise Timeout(f"{left} messages are not acknowledged yet", maybe_stored=True)
 
     def close(self) -> None:
-        """Flushes for up to 5 s; takes no more messages."""
-        self._box.shut(Closed("the producer was closed"))
+        """Takes no more messages, flushes for up to 5 s, then fails the rest with Closed."""
+        error = Closed("the producer was closed")
+        self._box.shut(error)
         ends = time.monotonic() + limits.CLOSE_FLUSH_S
         for batch in self._box.flush():
             batch.wait(max(0.0, ends - time.monotonic()))
+        self._box.end(error)
 
     def _add(
         self, topic: str, body: Any, tag: str, keys: Sequence[str], headers: dict[str, str] | None,

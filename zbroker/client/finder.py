@@ -83,10 +83,6 @@ class Finder:
         self._session.places.forget(topic, topic_id)
         self._ask_at(now + limits.RETRY_MIN_MS)
 
-    def unuse(self, topic: str) -> None:
-        """Nobody here needs the topic any more: it is no longer refreshed."""
-        self._used.pop(topic, None)
-
     def refresh(self, now: int) -> None:
         """Asks for everything in use, soon."""
         self._ask_at(now + limits.ROUTES_RETRY_MS)

@@ -27,13 +27,13 @@ class Ask(NamedTuple):
 
 
 class Find(NamedTuple):
-    """The view of a topic; an error if there is none. `fresh` asks although one is known."""
+    """The view of a topic is wanted; an error if there is none."""
 
     topic: str
 
 
 class Learn(NamedTuple):
-    """A directory has answered with this route; gives the places."""
+    """What a directory has answered: a route, or (topic, id) that has ended. Gives the places."""
 
     route: ops.TopicRoute | None = None
     ended: tuple[str, str] | None = None

@@ -121,8 +121,21 @@ class Outbox:
     def shut(self, error: ZBrokerError) -> None:
         """Takes no more messages; those on their way go on."""
         with self._lock:
-            self.closed = error
+            self.closed = self.closed or error
+            self.mind.shut()
             self._room.notify_all()
+
+    def end(self, error: ZBrokerError) -> None:
+        """Ends the use: what is still on its way fails with `error`."""
+
+        def leave(now: int) -> None:
+            if self in self._io.parts:
+                self._io.parts.remove(self)
+                self._finder.watchers.remove(self._changed)
+            self.fail_all(error, now)
+
+        if self._io.closed is None:
+            self._io.post(leave)
 
     # --- for the thread
 

@@ -65,7 +65,7 @@ def _begin(start: Start, row: ops.QueueOffsets) -> int:
 
 def committed(group: str, queues: list[QueuePlace]) -> Flow:
     """By place: the group's Progress, None where there is none yet."""
-    groups = list(by_worker(queues).items())
+    groups = by_worker(queues)
     answers = yield [
         Ask(worker, ops.Progress(id=0, group=group, queues=[entry_of(one) for one in each]))
         for worker, each in groups
@@ -79,7 +79,7 @@ def committed(group: str, queues: list[QueuePlace]) -> Flow:
 
 def commit(group: str, entries: dict[QueuePlace, Progress]) -> Flow:
     """Joins progress to the group's; by Queue, what it is now."""
-    groups = list(by_worker(list(entries)).items())
+    groups = by_worker(list(entries))
     answers = yield [_commit(group, worker, each, entries) for worker, each in groups]
     found: dict[Queue, Progress | None] = {}
     for (_, each), answer in zip(groups, answers):

@@ -95,6 +95,10 @@ class Received(msgspec.Struct, array_like=True, gc=False, eq=False):
         where = f"{place.topic_id}.{place.queue}.{self.offset}"
         return batch.message_id(placed.head, self.offset - placed.base, where)
 
+    def __repr__(self) -> str:
+        where = f"{self.topic}, queue={self.queue}, offset={self.offset}" if self._context else ""
+        return f"Received({where}, {self.body!r:.60})"
+
     def text(self) -> str:
         """The body as UTF-8 text."""
         return self.body.decode()

@@ -218,6 +218,7 @@ class IoThread:
         socket.linger = 0
         socket.set(zmq.SNDHWM, limits.SOCKET_HWM_MESSAGES)
         socket.set(zmq.RCVHWM, limits.SOCKET_HWM_MESSAGES)
+        socket.set(zmq.MAXMSGSIZE, limits.RECORD_BYTES_MAX + limits.FETCH_BYTES_MAX)
         socket.set(zmq.HANDSHAKE_IVL, limits.HANDSHAKE_MS)
         socket.set(zmq.RECONNECT_IVL, limits.RECONNECT_MS)
         socket.set(zmq.RECONNECT_IVL_MAX, limits.RECONNECT_MAX_MS)

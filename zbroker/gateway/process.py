@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import sys
 
-import zmq
-
 from zbroker import config, limits, names
 from zbroker.clock import monotonic_ms
 from zbroker.errors import ZBrokerError
@@ -17,7 +15,6 @@ from zbroker.gateway.routing import CLIENT_DOOR, Gateway
 from zbroker.net import port
 from zbroker.net.child import Child
 from zbroker.net.loop import Loop
-from zbroker.net.port import Port
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +41,10 @@ def serve(child: Child, options: config.GatewayOptions) -> None:
     ctx = port.context()
     clients = port.bind(ctx, CLIENT_DOOR, options.listen)
     endpoint = port.advertised(clients.endpoint, options.advertise)
-    workers = _connect_workers(ctx, options)
+    workers = [
+        port.connect(ctx, f"worker-{shard}", f"ipc://{options.ipc}/worker-{shard}", queue=False)
+        for shard in range(options.shards)
+    ]
     nameservers = [
         port.connect(ctx, f"nameserver-{place}", address, queue=False)
         for place, address in enumerate(options.nameservers)
@@ -64,15 +64,6 @@ def serve(child: Child, options: config.GatewayOptions) -> None:
     _leave(mind, loop)
     for door in ports:
         door.close()
-
-
-def _connect_workers(
-    ctx: zmq.Context[zmq.Socket[bytes]], options: config.GatewayOptions
-) -> list[Port]:
-    return [
-        port.connect(ctx, f"worker-{shard}", f"ipc://{options.ipc}/worker-{shard}", queue=False)
-        for shard in range(options.shards)
-    ]
 
 
 class _Reporter:

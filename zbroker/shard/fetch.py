@@ -163,7 +163,6 @@ class Fetching:
         request = poll.event.request
         assert type(request) is ops.Fetch
         entries = request.queues
-        poll.queues = []
         self._turn += 1
         first = self._turn % len(entries)
         looked: list[QueueState | None] = [None] * len(entries)

@@ -50,7 +50,10 @@ def check(disk: Disk) -> list[Finding]:
 def dump(disk: Disk) -> Iterator[dict[str, Any]]:
     """Yields each whole record of a shard's folder, in log order, as plain values."""
     for start in starts(disk):
-        file = disk.open(log_name(start))
+        try:
+            file = disk.open(log_name(start))
+        except FileNotFoundError:
+            continue  # retired since
         for record in walk(file, start, start, start + file.size()):
             yield _plain(record)
 
@@ -99,7 +102,10 @@ class _Check:
 
     def _segment(self, start: int, after: int | None) -> None:
         self._name = log_name(start)
-        file = self._disk.open(self._name)
+        try:
+            file = self._disk.open(self._name)
+        except FileNotFoundError:
+            return  # retired since
         limit = start + file.size() if after is None else after
         if self._end and start != self._end:
             self._found(f"begins here, but the segment before ends at {self._end}", start)
@@ -220,8 +226,7 @@ class _Check:
         return snapshot
 
     def _whole(self, segments: list[int], snapshot: Snapshot | None) -> None:
-        kept = [start for start in segments if start >= self._min_position]
-        if segments and (not kept or kept[0] != self._min_position):
+        if segments and self._min_position not in starts(self._disk):
             self._name = log_name(self._min_position)
             self._found("the segment that the log begins with is missing")
         if snapshot is None:

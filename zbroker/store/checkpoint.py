@@ -54,6 +54,10 @@ class LogFacts(msgspec.Struct, array_like=True):
     min_position: int = 0
     epochs: list[tuple[int, int, int]] = []
 
+    def copy(self) -> LogFacts:
+        """These facts as of now."""
+        return LogFacts(self.min_position, list(self.epochs))
+
     def saw(self, term: int, start: int, position: int) -> None:
         """Notes that a record of this epoch stands at `position`."""
         if not self.epochs or self.epochs[-1][:2] < (term, start):

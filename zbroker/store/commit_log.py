@@ -335,14 +335,14 @@ class CommitLog:
         Returns:
             The first position to keep; None if nothing is to go.
         """
-        position = None
+        position = self._facts.min_position
         for start in self._files.starts[:-1]:
             facts = self._files.sealed[start]
             too_old = facts.last_time_ms < now_ms - retention_ms
             if not too_old and not 0 < bytes_max < self.end - start:
                 break
             position = facts.end
-        return position
+        return position if position > self._facts.min_position else None
 
     def drop(self, position: int) -> None:
         """Removes the segments below a durable LOG_START.
@@ -393,7 +393,7 @@ class CommitLog:
         ]
         return Snapshot(
             self.epoch, self._start, self.mark, self._last, self.end,
-            self.records - self._records_before, self.last_time_ms, clean, self._facts,
+            self.records - self._records_before, self.last_time_ms, clean, self._facts.copy(),
             state.checkpoint(), index,
         )
 

@@ -102,9 +102,10 @@ class RealFile:
 
     __slots__ = ("_fd",)
 
-    def __init__(self, path: Path, create: bool) -> None:
+    def __init__(self, path: Path, create: bool = False, read_only: bool = False) -> None:
         self._fd = -1
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o640)
+        flags = os.O_RDONLY if read_only else os.O_RDWR
+        self._fd = os.open(path, flags | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o640)
 
     def write(self, buffers: list[bytes], offset: int) -> None:
         """See `File.write`."""
@@ -173,11 +174,12 @@ class RealDisk:
 
     Args:
         folder: of one shard; made if it is missing unless `read_only`.
-        read_only: for tools beside a live broker: makes no folder.
+        read_only: for tools beside a live broker: makes no folder, opens for reading only.
     """
 
     def __init__(self, folder: str | Path, read_only: bool = False) -> None:
         self._folder = Path(folder)
+        self._read_only = read_only
         self._lock: int | None = None
         if not read_only:
             (self._folder / "log").mkdir(parents=True, exist_ok=True)
@@ -186,7 +188,7 @@ class RealDisk:
 
     def open(self, name: str, create: bool = False) -> RealFile:
         """See `Disk.open`."""
-        return RealFile(self._folder / name, create)
+        return RealFile(self._folder / name, create, self._read_only)
 
     def names(self, folder: str) -> list[str]:
         """See `Disk.names`."""

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from zbroker import limits
-from zbroker.store.segment_index import CELL, Entries, Facts, Row
+from zbroker.store import segment_index
+from zbroker.store.segment_index import CELL, COUNT_MASK, Entries, Facts, Row
 
-_COUNT_MASK = 0xFFFFFFFF
 _ENTRY_BYTES = 8 + 8 * CELL
 
 
@@ -154,7 +154,7 @@ class QueueIndex:
                             first_offset = bases[at // CELL]
                         run_at = position
                     run_end = position + length
-                next_offset = bases[at // CELL] + (size & _COUNT_MASK)
+                next_offset = bases[at // CELL] + (size & COUNT_MASK)
             if max_records <= 0:
                 break
         if run_at >= 0:
@@ -220,7 +220,7 @@ class QueueIndex:
         queue = self._queues.get(queue_id)
         if queue is None:
             return 0
-        return sum(queue.counts) + sum(size & _COUNT_MASK for size in queue.cells[1::CELL])
+        return sum(queue.counts) + segment_index.messages(queue.cells)
 
     def forget(self, queue_id: int) -> None:
         """Drops an ended queue. Its entries in the active segment still go into its index file."""
@@ -244,7 +244,7 @@ class QueueIndex:
         for queue_id, (bases, cells) in entries.items():
             queue = self._queues[queue_id] = _Queue()
             queue.bases, queue.cells = bases, cells
-            queue.next_offset = bases[-1] + (cells[-CELL + 1] & _COUNT_MASK)
+            queue.next_offset = bases[-1] + (cells[1 - CELL] & COUNT_MASK)
 
     def sealed(self, facts: Facts, rows: list[Row], was_active: bool) -> None:
         """Takes over a sealed segment. Segments come in ascending order.
@@ -308,7 +308,7 @@ def _entry_at(bases: array[int], cells: array[int], offset: int) -> int:
     entry = bisect_right(bases, offset) - 1
     if entry < 0:
         return 0
-    if bases[entry] + (cells[entry * CELL + 1] & _COUNT_MASK) <= offset:
+    if bases[entry] + (cells[entry * CELL + 1] & COUNT_MASK) <= offset:
         entry += 1
     return entry
 

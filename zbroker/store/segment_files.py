@@ -19,6 +19,7 @@ from zbroker.store import segment_index
 from zbroker.store.disk import Disk, File
 from zbroker.store.segment import index_name, log_name, walk
 from zbroker.store.segment_index import Entries, Facts, Row
+from zbroker.store.zeroed_segment import NO_SPACE
 
 CHECK_COMMAND = "run `zbroker store check DIR`"
 
@@ -34,6 +35,7 @@ class SegmentFiles:
         self._disk = disk
         self._open: OrderedDict[str, File] = OrderedDict()
         self._lock = threading.Lock()
+        self._saving = threading.Lock()
         self.starts: list[int] = []
         self.unsaved: dict[int, bytes] = {}
         self.sealed: dict[int, Facts] = {}
@@ -93,15 +95,21 @@ class SegmentFiles:
                 return opened
         facts, queues = scan_entries(self._disk.open(log_name(start)), start, start, end)
         data, rows = segment_index.encode(facts, queues)
-        self._disk.replace(index_name(start), data)
+        try:
+            self._disk.replace(index_name(start), data)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self.unsaved[start] = data  # a full disk must not keep what is there from being read
         self.sealed[start] = facts
         return facts, rows
 
     def save_indexes(self) -> None:
-        """Writes the index files of sealed segments; from any thread."""
-        for start, index in list(self.unsaved.items()):
-            self._disk.replace(index_name(start), index)
-            self.unsaved.pop(start, None)
+        """Writes the index files of sealed segments; from any thread, one at a time."""
+        with self._saving:
+            for start, index in list(self.unsaved.items()):
+                self._disk.replace(index_name(start), index)
+                self.unsaved.pop(start, None)
 
     def entries(self, start: int, number: int) -> Entries:
         """Reads one queue's entries from the index of a sealed segment.

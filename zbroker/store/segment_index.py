@@ -27,6 +27,7 @@ from zbroker.store.disk import File
 
 Entries = tuple["array[int]", "array[int]"]  # bases, cells
 CELL = 4
+COUNT_MASK = (1 << 32) - 1
 
 _MAGIC = int.from_bytes(b"ZBIX", "little")
 _HEAD = struct.Struct("<IIIIQQqQ")  # magic crc version rows start end last_time_ms records
@@ -56,6 +57,11 @@ class Row(NamedTuple):
     messages: int
 
 
+def messages(cells: array[int]) -> int:
+    """Messages of all entries: in the sum, the lengths stay above the counts."""
+    return sum(cells[1::CELL]) & COUNT_MASK
+
+
 def encode(facts: Facts, queues: Mapping[int, Entries]) -> tuple[bytes, list[Row]]:
     """The whole file, and its rows.
 
@@ -69,13 +75,9 @@ def encode(facts: Facts, queues: Mapping[int, Entries]) -> tuple[bytes, list[Row
     for queue_id in sorted(queues):
         bases, cells = queues[queue_id]
         data = bases.tobytes() + cells.tobytes()
-        counts = [cell & 0xFFFFFFFF for cell in cells[1::CELL]]
-        rows.append(
-            Row(
-                queue_id, google_crc32c.value(data), at, len(bases), bases[0],
-                bases[-1] + counts[-1], sum(counts),
-            )
-        )
+        next_offset = bases[-1] + (cells[1 - CELL] & COUNT_MASK)
+        crc = google_crc32c.value(data)
+        rows.append(Row(queue_id, crc, at, len(bases), bases[0], next_offset, messages(cells)))
         parts.append(data)
         at += len(data)
     table = b"".join([_ROW.pack(*row) for row in rows])

@@ -2,8 +2,10 @@
 
 A sync into written blocks costs 0.18 ms, into merely allocated ones 0.44 (hotpath 1), and a full
 disk shows here and not in the middle of a turn. The zeros are written in small steps in the pace of
-the log itself: done when the active segment is half full. So an idle log writes nothing, a busy one
-never waits, and no clock is needed.
+the log itself: done when the active segment is half full, so an idle log writes nothing. Each step
+is synced at once, because 256 MiB of dirty pages before one sync stall the syncs of the log; and
+the caller paces the steps, because zeros at the speed of a fast log would halve it. What is missing
+at the roll is only allocated: big turns gain little from zeros (0.56 instead of 0.78 ms for 860 kB).
 """
 
 from __future__ import annotations
@@ -107,7 +109,6 @@ class ZeroedSegment:
             self._file = self._disk.open(NEXT, create=True)
         chunk = self._chunk[: self._size - self._done]
         self._file.write([chunk], self._done)
+        self._file.sync()
         self._done += len(chunk)
-        if self._done >= self._size:
-            self._file.sync()
-            self.ready = True
+        self.ready = self._done >= self._size

@@ -6,6 +6,8 @@
     DATA/ipc/            unix sockets of the workers (elsewhere if the path would be too long)
 
 Files are replaced by rename after a sync, so that a reader sees the old or the new one, never half.
+`*.new` beside them holds the room for the next content, because a disk that is full of messages
+must not keep a gateway from being started again.
 """
 
 from __future__ import annotations
@@ -95,7 +97,10 @@ class Folder:
 
     def close(self) -> None:
         """Removes endpoints and sockets, and lets the lock go."""
-        (self.path / "endpoints.json").unlink(missing_ok=True)
+        endpoints = self.path / "endpoints.json"
+        spares = [spare_of(file) for file in (endpoints, self.path / "broker.json")]
+        for file in (endpoints, *spares):
+            file.unlink(missing_ok=True)
         shutil.rmtree(self.ipc, ignore_errors=True)
         os.close(self._lock)
 
@@ -133,21 +138,31 @@ def locked_by(path: Path) -> int:
 def replace_file(path: Path, content: bytes) -> None:
     """Replaces a file so that power loss leaves the old content or the new.
 
+    A spare file with its blocks is kept beside it: what a restart writes has room on a full disk.
+
     Raises:
         Denied, DiskFull: the folder cannot be written.
     """
-    beside = path.with_name(path.name + ".new")
+    spare = spare_of(path)
     with _explained(path):
-        with open(beside, "wb") as file:
+        with open(os.open(spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "wb") as file:
             file.write(content)
+            file.truncate()
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(spare, path)
+        with contextlib.suppress(OSError), open(spare, "xb") as file:
+            os.posix_fallocate(file.fileno(), 0, limits.SPARE_FILE_BYTES)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def spare_of(path: Path) -> Path:
+    """The name of the file beside it that the next content is written to."""
+    return path.with_name(path.name + ".new")
 
 
 def _take(lock: int, path: Path) -> None:

@@ -66,6 +66,7 @@ class Supervisor:
         self._children: dict[str, ChildProcess] = {}
         self._selector = selectors.DefaultSelector()
         self._stops = 0
+        self._unpublished = False
         self._error: ZBrokerError | None = None
         self._watch_signals()
 
@@ -88,6 +89,8 @@ class Supervisor:
         self._plan.tick(now)
         for order in self._plan.take_outgoing():
             self._carry_out(order)
+        if self._unpublished:
+            self._publish(first=False)
         deadline = self._plan.next_deadline()
         longest = limits.SUPERVISOR_WAIT_MS
         wait_ms = longest if deadline is None else max(0, min(longest, deadline - now))
@@ -167,8 +170,11 @@ class Supervisor:
         endpoints = self._endpoints()
         try:
             self._folder.publish(endpoints)
+            self._unpublished = False
         except ZBrokerError as error:
-            self._say(f"endpoints.json is not up to date: {error}")
+            if not self._unpublished:
+                self._say(f"endpoints.json is not up to date: {error}")
+            self._unpublished = True
         if not first:
             return
         if self._options.detached:

@@ -64,7 +64,9 @@ class Worker:
         self._after: Callable[[int], None] | None = None
         self._cold: list[tuple[Poll, int, int]] = []
         self._chore_done, self._chore_wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._free_due_ms = 0
+        self._free_due_ms = self._prepare_due_ms = 0
+        self._roll_refusal: DiskFull | None = None
+        self._chores_rest = False
         self._idle_since = monotonic_ms()
         self._stamped = False
         self._taken = 0
@@ -108,7 +110,7 @@ class Worker:
         if self.hand.busy:
             return
         if shard.wants_roll or shard.log.must_roll(0):
-            self._roll(now)
+            self._roll_or_refuse(now)
         requests = shard.requests - self._taken
         if self.hand.wait_ms(requests) > 0:
             return
@@ -131,18 +133,25 @@ class Worker:
     def _durable(self, turn: Turn) -> None:
         self.shard.durable(turn, monotonic_ms())
 
+    def _roll_or_refuse(self, now: int) -> None:
+        """A disk without room is asked again at the next look at its free space, not each turn."""
+        if self._roll_refusal is None:
+            self._roll(now)
+        elif self.shard.wants_roll:
+            self.shard.rolled(self._roll_refusal, now)
+
     def _roll(self, now: int) -> None:
         shard = self.shard
         turn = shard.close_turn(now)
         if turn is not None:
             self.hand.do(turn, 1)
         self.hand.finish()
-        refusal: ZBrokerError | None = None
+        refusal: DiskFull | None = None
         try:
             with self._phase("roll"):
                 shard.log.roll(shard.state, shard.journal.begin(now))
         except DiskFull as error:
-            refusal = shard.publish_refusal = error
+            refusal = self._roll_refusal = shard.publish_refusal = error
         except OSError as error:
             die(f"rolling the log failed: {error}")
         shard.rolled(refusal, now)
@@ -150,6 +159,7 @@ class Worker:
     # --- free space ------------------------------------------------------------------------------
 
     def _check_free(self) -> None:
+        self._roll_refusal, self._chores_rest = None, False
         free, total = self._disk.free_bytes()
         least = self._min_free
         if least < 0:
@@ -179,11 +189,16 @@ class Worker:
                 may_fail=True,
             )
             return
+        if self._chores_rest:
+            return
         if shard.log.snapshot_due() and not self.hand.busy:
             self._submit(shard.log.snapshot_job(shard.state), None)
             return
+        if now < self._prepare_due_ms:
+            return
         job = shard.log.prepare_next()
         if job is not None:
+            self._prepare_due_ms = now + limits.SEGMENT_ZERO_PAUSE_MS
             self._submit(job, None)
 
     def _submit(
@@ -203,6 +218,7 @@ class Worker:
         except OSError as error:
             if not may_fail and error.errno not in NO_SPACE:
                 die(f"preparing the log failed: {error}")
+            self._chores_rest = not may_fail
         os.write(self._chore_wake, b"x")
 
     def _chore_woken(self) -> None:
