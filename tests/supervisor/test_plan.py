@@ -154,6 +154,17 @@ def test_advertised_host_is_told_with_the_bound_port() -> None:
     assert gateway.nameservers == ["tcp://127.0.0.1:9876"]
 
 
+def test_restarted_child_binds_where_it_did_although_it_reports_what_clients_are_told() -> None:
+    from zbroker.config import load
+
+    config = load(environ={"ZBROKER_BROKER__ADVERTISE": "example.org"}).config
+    world = World(config=config, ephemeral=True)
+    world.says("worker-0", "ready", endpoint="tcp://example.org:7777")
+    [again] = of(Start, world.ends("worker-0"))
+    assert again.options.listen == "tcp://127.0.0.1:7777"
+    assert again.options.advertise == "example.org"
+
+
 @pytest.mark.parametrize("code", ["CONFLICT", "INVALID_ARGUMENT", "DENIED", "FORMAT_NEWER"])
 def test_hopeless_refusal_before_all_was_ready_ends_the_whole(code: str) -> None:
     world = World()

@@ -31,8 +31,7 @@ from zbroker.shard.state import State
 from zbroker.shard.topics import QueueState
 from zbroker.store.commit_log import CommitLog, Turn
 from zbroker.store.record import HEADER_BYTES, Kind
-from zbroker.version import __version__
-from zbroker.wire import ops
+from zbroker.wire import hello, ops
 from zbroker.wire.frames import Answered, Arrived, Send
 
 INNER = "inner"
@@ -237,17 +236,9 @@ class Shard:
 
     def _hello(self, event: Arrived, now: int) -> None:
         facts = self.facts
-        self.answers.now(event, ops.HelloResult(
-            role="worker",
-            version=__version__,
-            protocol_min=limits.PROTOCOL_VERSION_MIN,
-            protocol_max=limits.PROTOCOL_VERSION,
-            operations=sorted(ops.BY_REQUEST[kind].name for kind in self._decide),
-            limits={
-                "body_bytes": limits.BODY_BYTES_MAX,
-                "batch_bytes": limits.BATCH_RAW_BYTES_MAX,
-                "request_bytes": limits.REQUEST_BYTES_MAX,
-            },
+        self.answers.now(event, hello.answer(
+            "worker",
+            sorted(ops.BY_REQUEST[kind].name for kind in self._decide),
             broker=facts.broker,
             shard=facts.shard,
             endpoint=facts.endpoint,

@@ -221,7 +221,8 @@ class Plan:
         child.life.hear(now)
         if report.event == "ready":
             child.life.become_ready(now)
-            child.endpoint = child.listen = report.endpoint
+            child.endpoint = report.endpoint
+            child.listen = self._listen_at(urlsplit(report.endpoint).port or 0)
             child.error = None
             self._out.append(Say(f"{child.name} is ready at {report.endpoint}"))
             self._children["gateway"].life.allow(now)
@@ -317,7 +318,10 @@ class Plan:
             "gateway": base + 1 if base else broker.gateway_port,
             "worker": (base + limits.PORT_BASE_WORKERS if base else broker.worker_port) + index,
         }
-        return f"tcp://{broker.bind}:{0 if self.wanted.ephemeral else ports[kind]}"
+        return self._listen_at(0 if self.wanted.ephemeral else ports[kind])
+
+    def _listen_at(self, port: int) -> str:
+        return f"tcp://{self.wanted.config.broker.bind}:{port}"
 
     # --- stopping ------------------------------------------------------------------------------
 

@@ -1,0 +1,122 @@
+"""Finding topics: young NameServers, missing topics, queues that no shard has confirmed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.shard_model import ClientSim
+from zbroker.client.places import TopicView
+from zbroker.errors import ZBrokerError, make
+from zbroker.wire import ops
+
+
+class Finding(ClientSim):
+    """A client that looks for topics; the NameServer's answers can be scripted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.young = 0
+        self.unconfirmed = 0
+        self.asked: list[list[str]] = []
+        self.refusal: ZBrokerError | None = None
+        self.found: list[Any] = []
+
+    def answer(self, request: ops.AnyRequest, payload: list[bytes]) -> ops.Value:
+        if isinstance(request, ops.Routes):
+            self.asked.append(list(request.topics or ()))
+            if self.young:
+                self.young -= 1
+                raise make("NOT_READY")
+        if isinstance(request, ops.TopicCreate) and self.refusal is not None:
+            raise self.refusal
+        return super().answer(request, payload)
+
+    def route(self, topic: str) -> ops.TopicRoute:
+        route = super().route(topic)
+        if self.unconfirmed:
+            self.unconfirmed -= 1
+            route.queues, route.version = [-1] * self.queues, 0
+        return route
+
+    def want(self, topic: str, deadline: int = 10_000, **options: bool) -> None:
+        given = {"create": False, "ready": True, **options}
+        self.finder.want(
+            topic, self.now, self.now + deadline, lambda view, _: self.found.append(view), **given
+        )
+
+    def run(self, ms: int) -> None:
+        for _ in range(ms // 20):
+            self.step(20)
+            for door in list(self.pipes):
+                while self.serve(door):
+                    pass
+                while self.hear(door):
+                    pass
+
+
+def codes(found: list[Any]) -> list[str]:
+    return [each.code if isinstance(each, ZBrokerError) else "found" for each in found]
+
+
+def test_young_nameserver_is_asked_again() -> None:
+    sim = Finding()
+    sim.young = 3
+    sim.want("t")
+    sim.run(1_000)
+    assert codes(sim.found) == ["found"] and len(sim.asked) == 4
+
+
+def test_missing_topic_is_not_found_unless_it_may_be_created() -> None:
+    sim = Finding()
+    sim.exists = False
+    sim.want("t")
+    sim.run(200)
+    assert codes(sim.found) == ["TOPIC_NOT_FOUND"] and not sim.exists
+    sim.want("t", create=True)
+    sim.run(200)
+    assert codes(sim.found)[1:] == ["found"] and sim.exists
+
+
+def test_refused_creation_says_why() -> None:
+    sim = Finding()
+    sim.exists, sim.refusal = False, make("TOPIC_DELETED")
+    sim.want("t", create=True)
+    sim.run(200)
+    assert codes(sim.found) == ["TOPIC_DELETED"]
+
+
+def test_patient_want_waits_for_a_topic_to_appear() -> None:
+    sim = Finding()
+    sim.exists = False
+    sim.want("t", patient=True)
+    sim.run(1_000)
+    assert sim.found == []
+    sim.exists = True
+    sim.run(400)
+    assert codes(sim.found) == ["found"]
+
+
+def test_unconfirmed_queues_are_waited_for() -> None:
+    sim = Finding()
+    sim.unconfirmed = 2
+    sim.want("t")
+    sim.run(100)
+    assert sim.found == []
+    sim.run(1_000)
+    assert isinstance(sim.found[0], TopicView) and sim.found[0].ready
+
+
+def test_deadline_ends_a_want() -> None:
+    sim = Finding()
+    sim.unconfirmed = 1_000
+    sim.want("t", deadline=300)
+    sim.run(600)
+    assert codes(sim.found) == ["NOT_READY"]
+
+
+def test_many_wants_are_one_question() -> None:
+    sim = Finding()
+    for at in range(50):
+        sim.want(f"t{at}")
+    sim.run(100)
+    assert len(sim.found) == 50 and len(sim.asked) == 1
