@@ -45,8 +45,7 @@ def test_what_libzmq_cannot_bear_ends_one_process_for_a_second(cluster: Cluster)
     with Load(cluster, route) as load:
         for endpoint in doors(cluster):
             load.wait_acked(20)
-            for greeting in garbage.reserved_ids():
-                garbage.write_raw(endpoint, greeting)
+            garbage.take_reserved_ids(endpoint)
             cluster.wait_well()
             load.wait_all_write()
     cluster.judge(load.history, route)

@@ -162,7 +162,7 @@ class Lone:
     def roll(self) -> None:
         """Ends the segment."""
         self.host._roll(self.shard, self.now)
-        self._collect()
+        self.turn()
 
 
 class Fetched:

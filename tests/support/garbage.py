@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 
 from zbroker import limits
 from zbroker.wire import batch, codec, message, ops
@@ -152,7 +152,7 @@ def raw(dice: random.Random) -> bytes:
 
 def write_raw(endpoint: str, data: bytes) -> None:
     """Connects, writes and goes away; being refused is fine."""
-    with suppress(ConnectionError, TimeoutError), connect(endpoint) as stranger:
+    with suppress(OSError), connect(endpoint) as stranger:
         stranger.sendall(data)
         stranger.shutdown(socket.SHUT_WR)
         while stranger.recv(4096):
@@ -165,19 +165,46 @@ def connect(endpoint: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=1)
 
 
-def reserved_ids() -> Iterator[bytes]:
-    """Handshakes under the ids that libzmq gives out itself (reliability B6): it may abort."""
-    for number in range(40):
-        yield _GREETING_3 + _ready(b"\0" + struct.pack(">I", 0x6B8B4567 + number))
+def enter(endpoint: str, identity: bytes) -> socket.socket:
+    """A connection through the whole handshake of ZMTP 3, as an anonymous or a named DEALER."""
+    stranger = connect(endpoint)
+    try:
+        stranger.sendall(_GREETING_3)
+        _receive(stranger, len(_GREETING_3))
+        stranger.sendall(_ready(identity))
+        _receive(stranger, 2)
+    except BaseException:
+        stranger.close()
+        raise
+    return stranger
+
+
+def _receive(stranger: socket.socket, size: int) -> None:
+    while size > 0:
+        taken = stranger.recv(size)
+        if not taken:
+            raise ConnectionError("the peer has hung up")
+        size -= len(taken)
+
+
+def take_reserved_ids(endpoint: str) -> None:
+    """Connects under ids that libzmq gives out itself, and then without one (reliability B6).
+
+    libzmq takes them and aborts when the next of its own is there already.
+    """
+    with ExitStack() as held, suppress(ConnectionError, TimeoutError):
+        for number in range(60):
+            held.enter_context(enter(endpoint, b"\0" + struct.pack(">I", 0x6B8B4567 + number)))
+        for _ in range(60):
+            held.enter_context(enter(endpoint, b""))
 
 
 def endless(endpoint: str, size_bytes: int) -> int:
     """One message whose frames never end, until the peer hangs up; returns bytes written."""
     frame = b"\3" + struct.pack(">Q", 60_000) + bytes(60_000)
     written = 0
-    with suppress(ConnectionError, TimeoutError), connect(endpoint) as stranger:
+    with suppress(ConnectionError, TimeoutError), enter(endpoint, b"") as stranger:
         stranger.settimeout(5)
-        stranger.sendall(_GREETING_3 + _ready(b""))
         while written < size_bytes:
             stranger.sendall(frame)
             written += len(frame)

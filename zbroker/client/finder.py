@@ -169,13 +169,19 @@ class Finder:
             return
         self._failures = 0
         self._vain_since = None
-        self._refresh_at = now + limits.ROUTES_REFRESH_MS
         self._changed(self._session.places.merge(result), now)
+        soon = limits.ROUTES_RETRY_MS if self._half_known() else limits.ROUTES_REFRESH_MS
+        self._refresh_at = now + soon
         missing = [name for name in result.not_found if name in self._wants]
         self._create(missing, now)
         if self._wants:
             asked = all(want.asked for wants in self._wants.values() for want in wants)
             self._ask_at(now + (limits.ROUTES_RETRY_MS if asked else 0))
+
+    def _half_known(self) -> bool:
+        """Says whether a topic in use has queues that their shards have not confirmed yet."""
+        views = map(self._session.places.topic, self._used)
+        return any(view is not None and len(view.ready) < len(view.queues) for view in views)
 
     def _changed(self, names: set[str], now: int) -> None:
         self._session.routes_changed(now)

@@ -18,7 +18,6 @@ from zbroker.store.record import HEADER_BYTES, MORE, Kind, Record, padded
 from zbroker.wire import batch
 
 _encode = msgspec.msgpack.Encoder().encode
-_CREDIT_BYTES = 256 * 1024
 
 
 class Applies(Protocol):
@@ -73,7 +72,7 @@ class Journal:
         self._credit -= size
         if self._credit >= 0:
             return True
-        self._credit = _CREDIT_BYTES if self.has_room(size + _CREDIT_BYTES, True) else 0
+        self._credit = limits.PUBLISH_CREDIT_BYTES if self.has_room(size + limits.PUBLISH_CREDIT_BYTES, True) else 0
         return self._credit > 0 or self.has_room(size, True)
 
     def has_room(self, size: int, publishing: bool) -> bool:

@@ -27,8 +27,6 @@ from zbroker.wire.frames import Arrived
 
 _decode = msgspec.msgpack.Decoder().decode
 Ranges = Sequence[tuple[int, int]]
-_HELD_BYTES = 256 * 1024  # of held commits: beyond it they are written at once
-_ENTRY_BYTES = 24  # of a PROGRESS record, for the budget; ranges come on top
 
 
 class Mark:
@@ -179,7 +177,7 @@ class Committing:
             return
         rows = [self._join(group_id, entry) for entry in request.entries]
         self._waiting.append((event, rows))
-        many = len(self._waiting) >= limits.REPLIES_HELD_MAX or self.pending_bytes() > _HELD_BYTES
+        many = len(self._waiting) >= limits.REPLIES_HELD_MAX or self.pending_bytes() > limits.PROGRESS_HELD_BYTES
         due_ms = now if request.urgent or many else now + self.budget.interval_ms
         self._due_ms = due_ms if self._due_ms is None else min(due_ms, self._due_ms)
 
@@ -277,7 +275,7 @@ class Committing:
     def pending_bytes(self) -> int:
         """A bound for the size of the record that holds what is held now."""
         ranges = sum(len(mark.ranges) for mark in self._held.values())
-        return _ENTRY_BYTES * len(self._held) + 18 * ranges
+        return limits.PROGRESS_ENTRY_BYTES * len(self._held) + 18 * ranges
 
 
 def _check(queue: QueueState, entry: ops.CommitEntry) -> None:

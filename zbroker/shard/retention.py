@@ -44,7 +44,7 @@ class Retention:
     @property
     def bytes_needed(self) -> int:
         """A bound for what `tick` writes, in bytes."""
-        return limits.META_BYTES_MAX + _ROW_BYTES * len(self._queues)
+        return limits.META_BYTES_MAX + limits.CLAMP_ROW_BYTES * len(self._queues)
 
     def next_deadline(self) -> int:
         """When to look again."""
@@ -79,7 +79,7 @@ class Retention:
                 behind = least[queue_id] - mark.next
                 if behind > 0:
                     skipped.append((group_id, queue_id, behind))
-        return list(least.items()), skipped[:_SKIPPED_TOLD_MAX]
+        return list(least.items()), skipped[:limits.SKIPPED_ROWS_MAX]
 
     def durable(self, mark: int) -> None:
         """LOG_START is on disk: the segments below it go."""
@@ -89,5 +89,3 @@ class Retention:
             self._journal.log.drop(begin)
 
 
-_ROW_BYTES = 16  # [queue id, offset]
-_SKIPPED_TOLD_MAX = 2_000  # rows of one LOG_START's meta: some 30 kB

@@ -35,7 +35,7 @@ from zbroker.wire import hello, ops
 from zbroker.wire.frames import Answered, Arrived, Send
 
 INNER = "inner"
-_STATE_BYTES = 1 << 20  # more than the state records of one request, held commits left out
+_HELD_BYTES = 4096  # around the entries of held commits
 _WRITING = frozenset({
     ops.Commit, ops.Progress, ops.TopicCreate, ops.TopicUpdate, ops.TopicDelete, ops.Confirm,
 })
@@ -154,7 +154,7 @@ class Shard:
     def receive(self, event: Arrived | Answered, now: int) -> None:
         """Decides one request, or takes an answer of the directory."""
         if type(event) is Answered:
-            if event.door == DOOR and self._has_room(_STATE_BYTES):
+            if event.door == DOOR and self._has_room(limits.STATE_REQUEST_BYTES):
                 self.following.answered(event, now)
             return
         assert type(event) is Arrived
@@ -221,11 +221,13 @@ class Shard:
         """The hand has rolled the log (or could not: `refusal`): deferred requests are decided."""
         self.wants_roll = False
         for event in self._take_deferred():
-            if refusal is None or (type(event.request) in _WRITING and self._has_room(0)):
+            if refusal is None or (
+                type(event.request) in _WRITING and self._has_room(limits.STATE_REQUEST_BYTES)
+            ):
                 self._decide[type(event.request)](event, now)
             else:
                 self.answers.refuse(event, refusal)
-        if refusal is not None and not self._has_room(0):
+        if refusal is not None and not self._has_room(_HELD_BYTES):
             self.committing.refuse(refusal)
 
     def _take_deferred(self) -> list[Arrived]:
@@ -327,15 +329,18 @@ class Shard:
             self.placing.tick(now)
         else:
             self.following.tick(now)
-        if self.committing.is_due(now) and self._room_for_state():
-            self.committing.tick(now)
+        if self.committing.is_due(now):
+            if self._has_room(_HELD_BYTES):
+                self.committing.tick(now)
+            else:
+                self.wants_roll = True
         if self.journal.has_room(self.retention.bytes_needed, False):
             self.retention.tick(now)
         else:
             self.wants_roll = True
 
     def _room_for_state(self) -> bool:
-        if self._has_room(_STATE_BYTES):
+        if self._has_room(limits.STATE_REQUEST_BYTES):
             return True
         self.wants_roll = True
         return False

@@ -5,7 +5,7 @@ disk shows here and not in the middle of a turn. The zeros are written in small 
 the log itself: done when the active segment is half full, so an idle log writes nothing. Each step
 is synced at once, because 256 MiB of dirty pages before one sync stall the syncs of the log; and
 the caller paces the steps, because zeros at the speed of a fast log would halve it. What is missing
-at the roll is only allocated: big turns gain little from zeros (0.56 instead of 0.78 ms for 860 kB).
+at the roll is only allocated: big turns gain little (0.56 instead of 0.78 ms for 860 kB).
 """
 
 from __future__ import annotations
