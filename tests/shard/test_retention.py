@@ -6,6 +6,7 @@ import pytest
 
 from tests.shard.lone import Lone, fetching, producing
 from zbroker import limits
+from zbroker.errors import DiskFull
 from zbroker.store.check import check
 from zbroker.store.record import Kind
 from zbroker.store.segment import log_name, starts, walk
@@ -138,9 +139,12 @@ def test_log_start_is_on_disk_before_a_segment_goes() -> None:
 def test_1_7_retention_has_room_when_commits_have_none(
     lone: Lone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def no_space(*_: object) -> None:
+        raise DiskFull("no space for a segment")
+
     lone.roll()
-    lone.disk.capacity = 1
     log = lone.shard.log
+    monkeypatch.setattr(log, "roll", no_space)
     log._room_end = log.end + lone.shard.retention.bytes_needed + 1_000
     entry = lone.commit("g", "t", 0, 1)
     assert entry.error is not None and entry.error["code"] == "DISK_FULL"

@@ -134,6 +134,12 @@ def test_port_base_places_everybody() -> None:
     }
 
 
+def test_a_worker_that_is_ready_first_does_not_start_the_gateway_too_early() -> None:
+    world = World()
+    assert not names(Start, world.ready("worker-0", "worker-1"))
+    assert names(Start, world.ready("nameserver")) == ["gateway"]
+
+
 def test_without_a_nameserver_of_its_own_the_gateway_starts_at_once() -> None:
     elsewhere = NameserverSection(run=False, also=["tcp://far:9876"])
     world = World(config=Config(nameserver=elsewhere))

@@ -34,12 +34,14 @@ def bombard(
 ) -> Counter[str]:
     """Sends `count` messages, from fresh connections every so often.
 
-    Every answer must be one of the protocol, no process may end, and each still serves behind it.
+    Every answer must be one of the protocol, no process may end, each still serves behind it, and
+    whatever was stored can be read.
 
     Returns:
         How often each error code came, "result" for requests that were served.
     """
     dice = random.Random(seed)
+    planted = cluster.create(garbage.PLANTED, 2)
     pids = cluster.endpoints["pids"]
     answers: Counter[str] = Counter()
     ctx: zmq.Context[Any] = zmq.Context()
@@ -59,6 +61,9 @@ def bombard(
     finally:
         ctx.destroy(0)
     wait_serving(cluster)
+    for queue, shard in enumerate(planted.queues):
+        _, found = cluster.read_queue(cluster.worker(shard), planted, queue)
+        assert found, "no batch was good by chance"
     for name, pid in pids.items():
         assert resident_bytes(pid) < MEMORY_BYTES_MAX, f"{name} has grown"
     return answers

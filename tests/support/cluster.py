@@ -151,14 +151,15 @@ class Cluster(Broker):
         for queue, shard in enumerate(route.queues):
             caller = self.worker(shard)
             key = (route.topic_id, queue)
-            final.least[key], final.queues[key] = self._read(caller, route, queue)
+            final.least[key], final.queues[key] = self.read_queue(caller, route, queue)
             for group in {commit.group for commit in history.commits}:
                 final.progress[group, key] = self._progress(caller, route, queue, group)
         return final
 
-    def _read(
+    def read_queue(
         self, caller: Caller, route: ops.TopicRoute, queue: int
     ) -> tuple[int, dict[int, bytes]]:
+        """The smallest offset and all messages of a queue."""
         entry = ops.QueueEntry(route.topic, queue, route.topic_id)
         bounds = self.ask(caller, ops.Offsets(id=1, queues=[entry])).queues[0]
         offset, found = bounds.min, {}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tests.support.disk import SimulatedDisk
 from tests.support.sim import Defect
 from zbroker.shard.progress import Mark, Ranges
 from zbroker.shard.shard import Shard
-from zbroker.shard.topics import LocalTopics
-from zbroker.store.commit_log import Turn
+from zbroker.shard.topics import LocalTopics, QueueState
 from zbroker.store.recovery import _Recovery
 
 
@@ -30,17 +27,16 @@ def _no_index(shard: Shard) -> None:
 
 
 def _snapshot_of_open_turn(shard: Shard) -> None:
-    """As if the hand asked before it closed the turn, and nobody looked at what is gathered."""
-    jobs: list[Callable[[], None]] = []
-    close = shard.close_turn
+    close = shard.journal.close
 
-    def close_turn(now: int) -> Turn | None:
-        if shard.log.snapshot_due():
-            jobs.append(shard.log.snapshot_job(shard.state))
-        return close(now)
+    def closes_only() -> list[tuple[QueueState, int]]:
+        shard.journal.settle = settle  # type: ignore[method-assign]
+        touched = close()
+        shard.journal.settle = _nothing  # type: ignore[method-assign]
+        return touched
 
-    shard.close_turn = close_turn  # type: ignore[method-assign]
-    shard.snapshot_job = lambda: jobs.pop() if jobs else None  # type: ignore[method-assign]
+    settle, shard.journal.settle = shard.journal.settle, _nothing  # type: ignore[method-assign]
+    shard.journal.close = closes_only  # type: ignore[method-assign]
 
 
 def _overwrite(mark: Mark, following: int, ranges: Ranges) -> Mark:

@@ -17,6 +17,7 @@ from zbroker.wire import batch, codec, message, ops
 
 Frames = list[bytes]
 JUNK = "junk"
+PLANTED = "planted"  # a topic that is really there, for batches with a right checksum
 
 
 def _valid() -> list[Frames]:
@@ -58,7 +59,7 @@ def frames(dice: random.Random) -> Frames:
     """One message as a DEALER sends it: random, or a valid request with a few things wrong."""
     kinds: list[Callable[[random.Random], Frames]] = [
         _random, _bytes_changed, _bytes_changed, _value_changed, _value_changed, _value_changed,
-        _frames_changed, _wrong_version, _large,
+        _frames_changed, _wrong_version, _large, _bad_batch,
     ]
     return dice.choice(kinds)(dice)
 
@@ -117,6 +118,22 @@ def _large(dice: random.Random) -> Frames:
     extra = b'{"extra":"' + b"x" * size + b'",'
     found[1] = found[1].replace(b"{", extra, 1)
     return found
+
+
+def _bad_batch(dice: random.Random) -> Frames:
+    """A batch whose checksum is right and whose inside is not what its header says."""
+    bodies = [(dice.randbytes(3),) for _ in range(dice.choice((1, 3, 40)))]
+    payload = bytearray(message.encode_messages(bodies))
+    for _ in range(dice.randint(0, 2)):
+        payload[dice.randrange(len(payload))] = dice.randrange(256)
+    count = dice.choice((len(bodies), len(bodies), 0, 1, 1000, limits.BATCH_MESSAGES_MAX + 1))
+    data = batch.encode(
+        bytes(payload), count, born_ms=dice.getrandbits(64),
+        producer_id=dice.choice((0, dice.getrandbits(64))), base_sequence=dice.choice((0, 0, 5)),
+        tag_bits=dice.choice((0, dice.getrandbits(64))), flags=dice.choice((0, 0, 1, 4, 8, 16, 64)),
+    )
+    entry = ops.BatchEntry(PLANTED, dice.randrange(2), count, len(data))
+    return [b"", codec.encode_request(ops.Produce(id=1, batches=[entry])), data]
 
 
 # --- bytes on the port ---------------------------------------------------------------------------

@@ -218,9 +218,6 @@ class Host:
             self._stamped = True
             shard.log.stamp_mark(shard.journal.begin(now))
             turn = shard.close_turn(now)
-        job = shard.snapshot_job()
-        if job is not None:
-            self._jobs.append(job)
         if turn is not None:
             self._do(turn, now)
 
@@ -284,6 +281,8 @@ class Host:
         self._reads = [(at, poll) for at, poll in self._reads if at > now]
         for poll in due:
             shard.fetching.warmed(poll, now)
+        if shard.log.snapshot_due() and not self._turns:
+            self._jobs.append(shard.log.snapshot_job(shard.state))
         if chance.random() < 0.5:
             job = self._jobs.pop() if self._jobs else shard.log.prepare_next()
             if job is not None:

@@ -161,7 +161,9 @@ class World:
             self.net.run(self.chance.choice((50, 400, 2_000)))
             self._nemesis(self.chance.choice(self.hosts))
         broken = self._calm()
-        if not broken and not (self._rots and self._rot(self.hosts[0])):
+        if not broken and self._rots:
+            broken = self._rot(self.hosts[0])
+        elif not broken:
             final = self._read_all()
             broken = judge(self.history, final) + self._folders() + self._replays()
         deaths = sum(host.lives - 1 for host in self.hosts)
@@ -220,8 +222,8 @@ class World:
         unready = [host.number for host in self.hosts if host.shard is None]
         return [f"X4: shards {unready} do not come up"] if unready else []
 
-    def _rot(self, host: Host) -> bool:
-        """Flips a bit of what is on disk; returns whether the shard refuses to start on it."""
+    def _rot(self, host: Host) -> list[str]:
+        """Flips a bit of what is on disk: refused at the start or when read, never cut."""
         assert host.shard is not None
         log, now = host.shard.log, self.net.clock.now
         start = max(position for position in starts(host.disk))
@@ -230,9 +232,9 @@ class World:
         host.disk.flip(log_name(start), bit)
         try:
             host.rise(now)
+            return judge(self.history, self._read_all())
         except Corrupted:
-            return True
-        return False
+            return []
 
     # --- the end -----------------------------------------------------------------------------------
 
@@ -301,6 +303,8 @@ def read_queue(
         result, payload = asked(shard, request, now)
         if not result.queues:
             break
+        if result.queues[0].error is not None:
+            raise codec.error_from(result.queues[0].error)
         for placed in records.walk(payload[0]):
             _, messages = batch.messages(payload[0], placed.at, placed.head)
             stored.update(enumerate([one.body for one in messages], placed.base))

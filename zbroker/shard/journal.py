@@ -67,12 +67,15 @@ class Journal:
             self.time_ms = max(self.time_ms, now + self._offset_ms)
         return self.time_ms
 
-    def admits(self, size: int) -> bool:
-        """Whether a publish of `size` bytes fits; asks the log once for many small ones."""
+    def spend(self, size: int) -> bool:
+        """Takes `size` bytes from the credit that `admits` gave in this turn, if it is enough."""
         self._credit -= size
-        if self._credit >= 0:
-            return True
-        self._credit = limits.PUBLISH_CREDIT_BYTES if self.has_room(size + limits.PUBLISH_CREDIT_BYTES, True) else 0
+        return self._credit >= 0
+
+    def admits(self, size: int) -> bool:
+        """Whether a publish of `size` bytes fits; gives credit for many small ones behind it."""
+        credit = limits.PUBLISH_CREDIT_BYTES
+        self._credit = credit if self.has_room(size + credit, True) else 0
         return self._credit > 0 or self.has_room(size, True)
 
     def has_room(self, size: int, publishing: bool) -> bool:
@@ -143,7 +146,7 @@ class Journal:
         time_ms = self.begin(now)
         self._credit = 0
         if kind == Kind.QUEUE_END:
-            self._close_groups()  # what was acknowledged before the end stands before the end
+            self.settle()  # what was acknowledged before the end stands before the end
         meta_bytes = raw_meta if meta is None else _encode(meta)
         body_bytes = b"" if body is None else _encode(body)
         flags = MORE if more else 0
@@ -164,14 +167,15 @@ class Journal:
         self._state.apply(record)
         return record
 
-    def _close_groups(self) -> None:
+    def settle(self) -> None:
+        """Appends all that is gathered: the log holds what the state knows."""
         for group in list(self._groups.values()):
             self._append_group(group)
 
     def close(self) -> list[tuple[QueueState, int]]:
         """Ends the turn; returns the queues that grew and their next offsets."""
         if self._groups:
-            self._close_groups()
+            self.settle()
         touched, self._touched = self._touched, []
         self._open = False
         self._credit = 0

@@ -177,7 +177,8 @@ class Committing:
             return
         rows = [self._join(group_id, entry) for entry in request.entries]
         self._waiting.append((event, rows))
-        many = len(self._waiting) >= limits.REPLIES_HELD_MAX or self.pending_bytes() > limits.PROGRESS_HELD_BYTES
+        held = self.pending_bytes()
+        many = len(self._waiting) >= limits.REPLIES_HELD_MAX or held > limits.PROGRESS_HELD_BYTES
         due_ms = now if request.urgent or many else now + self.budget.interval_ms
         self._due_ms = due_ms if self._due_ms is None else min(due_ms, self._due_ms)
 

@@ -124,8 +124,9 @@ class Publishing:
             raise Malformed("produce: form batch or plain, batches and one payload frame")
         frame = payload[0]
         single = len(entries) == 1
-        if sum([entry.size for entry in entries]) != len(frame):
-            raise Malformed(f"produce: the sizes of the batches do not make {len(frame)} bytes")
+        size = entries[0].size if single else sum([entry.size for entry in entries])
+        if size != len(frame):
+            raise Malformed(f"produce: {size} bytes of batches named, {len(frame)} came")
         results, at, find = [], 0, self._topics.queue
         for entry in entries:
             data = frame if single else frame[at : at + entry.size]

@@ -177,23 +177,7 @@ class Shard:
         return errors.make("NOT_OWNER", f"{row.name} is served by {where}")
 
     def _produce(self, event: Arrived, now: int) -> None:
-        if self.publish_refusal is not None:
-            self.answers.refuse(event, self.publish_refusal)
-            return
-        size = HEADER_BYTES * 2 + sum(map(len, event.payload))
-        if size > limits.REQUEST_BYTES_MAX:
-            self.answers.refuse(event, errors.make(
-                "TOO_LARGE", f"{size} bytes of payload: at most {limits.REQUEST_BYTES_MAX}",
-                limit=limits.REQUEST_BYTES_MAX,
-            ))
-            return
-        size += len(event.request.batches) * HEADER_BYTES  # type: ignore[union-attr]
-        unsynced = self.log.end + self.journal.size - self.log.mark + self._deferred_bytes
-        if unsynced > limits.UNSYNCED_BYTES_MAX:
-            self.answers.refuse(event, errors.make("BUSY", "the disk is slower than what comes"))
-            return
-        if self.wants_roll or not self.journal.admits(size):
-            self._defer(event)
+        if not self.journal.spend(_sizes(event)) and not self._admits(event):
             return
         request = event.request
         assert type(request) is ops.Produce
@@ -204,6 +188,27 @@ class Shard:
                 self.answers.refuse(event, error)
                 return
         self.publishing.decide(event, now)
+
+    def _admits(self, event: Arrived) -> bool:
+        """Looks at all bounds of publishing, each time that the journal's credit is spent."""
+        size = _sizes(event)
+        refusal = self.publish_refusal
+        if size > limits.REQUEST_BYTES_MAX + limits.STATE_REQUEST_BYTES:
+            refusal = errors.make(
+                "TOO_LARGE",
+                f"{size} bytes of payload: at most {limits.REQUEST_BYTES_MAX}",
+                limit=limits.REQUEST_BYTES_MAX,
+            )
+        unsynced = self.log.end + self.journal.size - self.log.mark + self._deferred_bytes
+        if unsynced > limits.UNSYNCED_BYTES_MAX:
+            refusal = errors.make("BUSY", "the disk is slower than what comes")
+        if refusal is not None:
+            self.answers.refuse(event, refusal)
+            return False
+        if self.wants_roll or not self.journal.admits(size):
+            self._defer(event)
+            return False
+        return True
 
     def _is_new(self, topic: str) -> bool:
         return self.placing is not None and topic not in self.state.topics.by_name
@@ -338,6 +343,8 @@ class Shard:
             self.retention.tick(now)
         else:
             self.wants_roll = True
+        if self.log.snapshot_due():
+            self.journal.settle()  # the hand takes it now, and it is a copy of what the log holds
 
     def _room_for_state(self) -> bool:
         if self._has_room(limits.STATE_REQUEST_BYTES):
@@ -378,16 +385,6 @@ class Shard:
             self._ending.append((position, self._ended))
             self._ended = []
         return turn
-
-    def snapshot_job(self) -> Callable[[], None] | None:
-        """What writes the snapshot when one is due, for any thread; ask right after `close_turn`.
-
-        Batches of an open turn are in the state and not yet in the log: a snapshot of them would
-        make producers believe that lost messages are stored.
-        """
-        if self.journal.size or not self.log.snapshot_due():
-            return None
-        return self.log.snapshot_job(self.state)
 
     def written(self, turn: Turn) -> None:
         """The turn is written, not yet synced."""
@@ -438,3 +435,9 @@ class Shard:
         said = self.state.epoch_meta
         if said.get("flush") == "async":  # all is on disk now: a new boot need not jump
             self.journal.write(Kind.EPOCH, 0, meta={**said, "flush": "sync"})
+
+
+def _sizes(event: Arrived) -> int:
+    """Bytes that a produce may take in the log: its payload, and a record header a batch."""
+    batches: int = len(event.request.batches)  # type: ignore[union-attr]
+    return sum(map(len, event.payload)) + (batches + 2) * HEADER_BYTES

@@ -225,11 +225,17 @@ class Plan:
             child.listen = self._listen_at(urlsplit(report.endpoint).port or 0)
             child.error = None
             self._out.append(Say(f"{child.name} is ready at {report.endpoint}"))
-            self._children["gateway"].life.allow(now)
+            self._allow_gateway(now)
             if self._published:
                 self._out.append(Publish(first=False))
         elif report.event == "failed":
             child.error = make(report.code, f"{child.name}: {report.message}")
+
+    def _allow_gateway(self, now: int) -> None:
+        """It is told where the NameServer is, so it starts behind it."""
+        own = self._children.get("nameserver")
+        if own is None or own.endpoint:
+            self._children["gateway"].life.allow(now)
 
     def _exited(self, child: _Child, how: str, now: int) -> None:
         was_ready = child.life.state == "ready"

@@ -63,6 +63,7 @@ _stored_decoder = msgspec.msgpack.Decoder(list[Stored])
 _sparse_decoder = msgspec.msgpack.Decoder(tuple[list[int], list[Stored]])
 _encoder = msgspec.msgpack.Encoder()
 _BARE_HEAD, _TAGGED_HEAD = 0x91, 0x92
+_UNTAGGED_BIT = 1  # crc32c of no bytes is 0
 _ARRAY_HEADS = (0xDC, 0xDD)  # of 16 elements and more
 _BIN_HEADS = {0xC4: 3, 0xC5: 4, 0xC6: 6}  # bytes up to the body, the array's own one included
 _UNIFORM_FROM = 16  # messages; below that the decoder is as fast
@@ -119,7 +120,8 @@ def check_payload(payload: bytes, count: int, tag_bits: int) -> None:
         if first == _BARE_HEAD:
             if count < _UNIFORM_FROM or not _is_uniform(payload, at, count):
                 _check_count(len(_bare_decoder.decode(payload)), count)
-            _check_tag_bits(("",), tag_bits)
+            if tag_bits and not tag_bits & _UNTAGGED_BIT:
+                raise Malformed("tag bits leave out the messages without a tag")
             return
         if first == _TAGGED_HEAD:
             tagged = _tagged_decoder.decode(payload)
@@ -204,7 +206,7 @@ def check_headers(headers: dict[str, str]) -> None:
         )
 
 
-_bits: dict[str, int] = {"": 1}
+_bits: dict[str, int] = {"": _UNTAGGED_BIT}
 _BITS_KEPT = 4096
 
 

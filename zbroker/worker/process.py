@@ -56,6 +56,7 @@ class Worker:
         self, shard: Shard, disk: Disk, options: WorkerOptions, faults: Faults | None
     ) -> None:
         self.shard, self._disk, self._faults = shard, disk, faults
+        self.receive: Callable[[Arrived | Answered, int], None] = shard.receive
         self.hand = DiskHand(shard.written, self._durable, early=options.flush == "async")
         shard.hand_figures = self.hand.figures
         self._min_free = options.min_free_bytes
@@ -73,10 +74,6 @@ class Worker:
         self.alive: Callable[[int], None] = lambda now: None
 
     # --- the four verbs, passed on -------------------------------------------------------------
-
-    def receive(self, event: Arrived | Answered, now: int) -> None:
-        """Passes an event to the shard."""
-        self.shard.receive(event, now)
 
     def tick(self, now: int) -> None:
         """Lets the shard do what is due, and looks at the disk's free space each second."""
