@@ -63,6 +63,7 @@ MEMORY_BYTES_MAX = 1 << 30  # RLIMIT_DATA of every server process: endless multi
 # --- worker: turns (hotpath 1) -------------------------------------------------------------------
 TURN_REQUESTS_MAX = 256
 TURN_BYTES_MAX = 2 << 20
+TURN_REPLY_BYTES_MAX = 128 << 20  # of fetches answered in one turn: 256 of 16 MiB are too many
 SYNC_INLINE_AVERAGE_MS = 1.0
 SYNC_INLINE_LEAVE_MS = 2.0
 SYNC_INLINE_RETURN_FAST = 300  # so many fast syncs in a row before the helper is left again
@@ -127,6 +128,7 @@ PROGRESS_ENTRIES_A_REQUEST_MAX = 512
 PROGRESS_HELD_BYTES = 256 * 1024  # of held commits: beyond it they are written at once
 PROGRESS_ENTRY_BYTES = 24  # of a PROGRESS record, for the budget; ranges come on top
 PUBLISH_CREDIT_BYTES = 256 * 1024  # publishes that one look at the log's room allows
+PROGRESS_AROUND_BYTES = 4_096  # what the records of held commits have around their entries
 STATE_REQUEST_BYTES = 1 << 20  # more than the state records of one request but progress
 CLAMP_ROW_BYTES = 16  # [queue id, offset] of LOG_START
 SKIPPED_ROWS_MAX = 2_000  # of one LOG_START's meta: some 30 kB
@@ -167,7 +169,6 @@ RESTART_REFUSALS_MAX = 3  # before the first ready: the dying of a former life m
 EVENT_LINE_BYTES_MAX = 64 * 1024
 SUPERVISOR_WAIT_MS = 1_000  # a lost wake-up costs no more than this
 DOWN_WAIT_MS = 4 * DRAIN_MS  # three stages of a stop, and one for the supervisor itself
-DOWN_LOOK_EVERY_S = 0.02
 TAIL_POLL_S = 1.0  # `tail` looks up so often
 TAIL_EXIT_POLL_S = 0.05  # with --exit, whether all has been seen
 STATUS_CPU_WINDOW_S = 0.2
@@ -224,6 +225,7 @@ assert BODY_BYTES_MAX < BATCH_RAW_BYTES_MAX < REQUEST_BYTES_MAX < RECORD_BYTES_M
 assert SEND_DEADLINE_MAX_MS * 10 <= PRODUCER_IDLE_MS, "a retry must meet its dedupe entry"
 assert SEGMENT_BYTES_MIN > RESERVE_BYTES + TURN_BYTES_MAX
 assert LONG_POLL_MS <= WAIT_MS_MAX
+assert TURN_REPLY_BYTES_MAX + FETCH_BYTES_MAX < MEMORY_BYTES_MAX // 4, "two turns fit twice"
 assert REGISTER_TOPICS_A_FRAME * REQUEST_FRAMES_MAX >= TOPICS_MAX
 assert GATEWAY_UNHEARD_BYTES_MAX > 2 * FRAME_BYTES_MAX
 assert ROUTES_COST_MAX < REPLY_HEADER_BYTES_MAX

@@ -49,6 +49,7 @@ def wait_queues(load: Load, queues: set[int]) -> None:
     wait_for(all_go, f"queues {queues} are written: {load.refusals}")
 
 
+@pytest.mark.slow
 def test_without_the_nameserver_everything_goes_on(cluster: Cluster) -> None:
     route = cluster.create("alone", 4)
     with Load(cluster, route) as load:
@@ -59,6 +60,7 @@ def test_without_the_nameserver_everything_goes_on(cluster: Cluster) -> None:
     cluster.judge(load.history, route)
 
 
+@pytest.mark.slow
 def test_without_the_gateway_direct_clients_go_on(cluster: Cluster) -> None:
     route = cluster.create("alone", 4)
     with Load(cluster, route) as load:
@@ -69,6 +71,7 @@ def test_without_the_gateway_direct_clients_go_on(cluster: Cluster) -> None:
     cluster.judge(load.history, route)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hung", [0, 1])
 def test_one_hung_worker_stops_its_own_queues_only(cluster: Cluster, hung: int) -> None:
     route = cluster.create("alone", 4)

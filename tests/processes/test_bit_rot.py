@@ -59,6 +59,7 @@ def stopped(tmp_path: Path) -> Iterator[tuple[Cluster, Load, ops.TopicRoute]]:
         cluster.judge(load.history, route)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_stops_that_shard_alone_and_is_named(
     stopped: tuple[Cluster, Load, ops.TopicRoute],
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_flipped_bit_stops_that_shard_alone_and_is_named(
     assert file.read_bytes() == before, "a corrupt segment was written to"
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_is_found(stopped: tuple[Cluster, Load, ops.TopicRoute]) -> None:
     cluster, _, route = stopped
     dice = random.Random(4)

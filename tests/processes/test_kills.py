@@ -16,6 +16,7 @@ def test_nothing_is_lost_when_processes_are_killed_under_load(tmp_path: Path) ->
         kill_rounds(cluster, rounds=2 * len(KINDS), seed=1)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_back_with_everything(tmp_path: Path) -> None:
     with Cluster(tmp_path / "data") as cluster:
         kill_rounds(cluster, rounds=2, seed=2, kinds=("worker-0", "worker-1"))

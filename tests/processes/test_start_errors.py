@@ -60,6 +60,7 @@ def up(data: Path) -> tuple[object, ...]:
     return "up", "-d", "--ephemeral-ports", "--data", data
 
 
+@pytest.mark.slow
 def test_log_of_a_newer_version(stopped: Path) -> None:
     file = segment(stopped)
     data = bytearray(file.read_bytes())
@@ -72,6 +73,7 @@ def test_log_of_a_newer_version(stopped: Path) -> None:
     assert file.read_bytes() == data
 
 
+@pytest.mark.slow
 def test_damaged_log_of_the_only_worker(stopped: Path) -> None:
     file = segment(stopped)
     data = bytearray(file.read_bytes())
@@ -85,6 +87,7 @@ def test_damaged_log_of_the_only_worker(stopped: Path) -> None:
     assert not (stopped / "endpoints.json").exists()
 
 
+@pytest.mark.slow
 def test_worker_on_the_folder_of_a_live_one(tmp_path: Path) -> None:
     with Broker(tmp_path, "--workers", "1") as broker:
         done = zbroker(

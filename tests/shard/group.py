@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 from tests.support.disk import SimulatedDisk
@@ -24,7 +25,7 @@ class Group:
         ]
         for host in self.hosts:
             self.net.node(self.name(host), host)
-            host.born = lambda host=host: self.net.node(self.name(host), host, host.boot)  # type: ignore[misc]
+            host.born = partial(self._born, host)
         for host in self.hosts[1:]:
             self.net.link(self.name(host), DOOR, "shard-0", INNER)
         self.clients = [
@@ -39,11 +40,14 @@ class Group:
         """Of its node."""
         return f"shard-{host.number}"
 
-    def ask(self, shard: int, request: ops.Request, *payload: bytes, within_ms: int = 6_000) -> Reply:
+    def _born(self, host: Host) -> None:
+        self.net.node(self.name(host), host, host.boot)
+
+    def ask(self, shard: int, request: ops.Request, *payload: bytes) -> Reply:
         """Asks a shard and waits for its answer."""
         self._count += 1
         request.id = self._count
-        return self.clients[shard].ask(request, *payload, within_ms=within_ms)
+        return self.clients[shard].ask(request, *payload, within_ms=6_000)
 
     def create(self, topic: str, queues: int = 6, **facts: Any) -> ops.TopicResult:
         """Creates a topic."""

@@ -98,10 +98,14 @@ class Lone:
         return number in self.replies
 
     def restart(self, how: str = "kill") -> None:
-        """The process ends ("kill", "power", "stop") and comes again."""
-        {"kill": self.host.kill, "power": self.host.lose_power, "stop": self.host.stop}[how](
-            self.now
-        )
+        """The process ends ("kill", "power", "stop", "reboot") and comes again."""
+        host = self.host
+        ends = {
+            "kill": [host.kill], "power": [host.lose_power], "stop": [host.stop],
+            "reboot": [host.stop, host.lose_power],
+        }
+        for end in ends[how]:
+            end(self.now)
         self._collect()
         self.now += 10
         self.host.rise(self.now)

@@ -27,6 +27,17 @@ def test_2_1_answers_of_state_wait_for_the_disk_in_both_modes(hand: str) -> None
     assert lone.replies[created].result.topic == lone.replies[known].result.topic
 
 
+def test_2_1_readers_hear_of_an_end_when_it_is_on_disk() -> None:
+    lone = Lone("helper")
+    lone.create("t")
+    poll = lone.send(fetching([("t", 0, 0)], wait_ms=9_000))
+    lone.send(ops.TopicDelete(id=0, topic="t"))
+    lone.turn()
+    assert not lone.replied(poll)
+    lone.sync()
+    assert lone.replies[poll].result.queues[0].error["code"] == "TOPIC_NOT_FOUND"
+
+
 @pytest.mark.parametrize(("hand", "early"), [("helper", False), ("async", True)])
 def test_2_2_only_publish_and_commit_are_answered_early(hand: str, early: bool) -> None:
     lone = Lone(hand)

@@ -57,6 +57,23 @@ def test_1_1_a_route_never_moves_by_a_restart(group: Group, shard: int) -> None:
         assert len(group.queues_of(number, before.topic_id)) == before.queues.count(number)
 
 
+def test_1_1_the_shards_notice_at_once_that_the_directory_has_restarted(group: Group) -> None:
+    group.create("t")
+    group.kill(0, 100)
+    group.net.run(700)
+    began = group.net.clock.now
+    assert group.create("other").waiting == []
+    assert group.net.clock.now - began < limits.PING_EVERY_MS
+
+
+def test_1_1_a_shard_without_room_rolls_and_follows(group: Group) -> None:
+    shard = group.hosts[1].shard
+    assert shard is not None
+    shard.log._room_end = shard.log.end + 500
+    assert group.create("t").waiting == []
+    assert shard.log.segments == 2
+
+
 def test_1_1_another_number_of_queues_is_a_conflict(group: Group) -> None:
     group.create("t", queues=6)
     reply = group.ask(0, ops.TopicCreate(id=0, topic="t", queues=5))
@@ -168,7 +185,11 @@ def test_1_4_delete_races_auto_create(group: Group, restart: bool) -> None:
     assert group.create("t").done
 
 
-def test_1_4_a_deleted_name_is_free_again_after_an_hour(group: Group) -> None:
+def test_1_4_a_deleted_name_is_free_again_after_a_while(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert limits.DELETED_NAME_MS == 3_600_000
+    monkeypatch.setattr(limits, "DELETED_NAME_MS", 20_000)
     group.create("t")
     group.delete("t")
     group.net.run(limits.DELETED_NAME_MS)
@@ -213,12 +234,15 @@ def test_not_yet_for_a_topic_that_the_shard_has_not_heard_of(group: Group) -> No
 
 
 def test_follow_lists_more_than_one_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "FOLLOW_TOPICS_MAX", 3)
+    monkeypatch.setattr(limits, "FOLLOW_TOPICS_MAX", 5)
     monkeypatch.setattr(limits, "FOLLOW_QUEUES_MAX", 12)
     monkeypatch.setattr(limits, "ADOPT_TOPICS_MAX", 2)
     group = Group(2)
     routes = [group.create(f"t{number}").topic for number in range(10)]
     group.delete("t4")
+    asked = ops.Follow(id=0, wait_ms=0)
+    page = group.ask(0, asked).result("follow")
+    assert page.more and sum(len(route.placed) for route in page.topics) <= 12
     for host in (1, 0):
         group.kill(host, 10)
         group.net.run(15_000)

@@ -92,9 +92,8 @@ def test_2_3_no_jump_where_nothing_can_be_lost(hand: str) -> None:
     lone.create("t")
     lone.produce("t", 0, [b"a"])
     lone.sync()
-    if hand == "async":
-        lone.restart("stop")
-    lone.restart("power") if hand == "inline" else lone.restart("kill")
+    lone.restart({"inline": "power", "async": "reboot"}[hand])
+    lone.restart("kill")
     assert lone.produce("t", 0, [b"b"]).offset == 1
 
 
@@ -314,3 +313,23 @@ def test_offsets_by_time_look_at_the_mark(slow: Lone) -> None:
     slow.send(*producing("t", 0, [b"c"]))
     slow.turn()
     assert slow.offsets("t", 0, time_ms=stored).max == 2
+
+
+def test_one_turn_reads_a_bounded_number_of_bytes(
+    lone: Lone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lone.produce("t", 0, [b"a" * 5000])
+    monkeypatch.setattr(limits, "TURN_REPLY_BYTES_MAX", 12_000)
+    asked = [lone.send(fetching([("t", 0, 0)])) for _ in range(5)]
+    lone.turn()
+    assert [lone.replies[number].code for number in asked] == ["", "", "", "BUSY", "BUSY"]
+    assert lone.fetch("t", 0, 0).next == 1, "the next turn reads again"
+
+
+def test_polls_that_were_answered_early_are_forgotten(lone: Lone) -> None:
+    for offset in range(3 * limits.TURN_REQUESTS_MAX):
+        lone.send(fetching([("t", 0, offset)], wait_ms=limits.WAIT_MS_MAX))
+        lone.turn()
+        lone.produce("t", 0, [b"a"])
+    assert lone.shard.fetching.parked == 0
+    assert len(lone.shard.fetching._times) <= limits.TURN_REQUESTS_MAX + 1

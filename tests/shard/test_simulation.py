@@ -7,7 +7,7 @@ import pytest
 from tests.support import sim
 from tests.support.defects import DEFECTS
 
-QUICK, ALL, CAUGHT_WITHIN = 60, 300, 100
+QUICK, ALL, CAUGHT_WITHIN = 40, 300, 100
 
 
 @pytest.mark.parametrize("seed", range(QUICK))

@@ -1,4 +1,4 @@
-"""Broken builds: each must be noticed by the oracle within a few seeds, or the oracle is not done."""
+"""Broken builds: the oracle must notice each within a few seeds, or the oracle is not done."""
 
 from __future__ import annotations
 

@@ -76,6 +76,11 @@ class Host:
         """Text of this process life."""
         return f"shard-{self.number}.{self.lives}"
 
+    @property
+    def in_flight(self) -> bool:
+        """A turn is decided and not yet on disk."""
+        return self.shard is not None and bool(self._turns)
+
     # --- life and death ------------------------------------------------------------------------
 
     def rise(self, now: int) -> None:
@@ -250,6 +255,12 @@ class Host:
                 self._try(turn.write)
             self._try(turn.sync)
             self.shard.durable(turn, now)
+
+    def settle(self, now: int) -> None:
+        """All that is decided is on disk."""
+        self._finish(now)
+        self.tick(now)
+        self._finish(now)
 
     def _try(self, do: Callable[[], None]) -> None:
         try:

@@ -99,6 +99,7 @@ class Load:
         wanted = {send.key for send in list(sends)}
 
         def all_go() -> bool:
+            assert not self.surprises, self.surprises[:5]
             done = {send.key for send in list(sends) if (send.acked_ms or 0) > begun}
             return wanted <= done
 

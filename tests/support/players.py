@@ -183,7 +183,7 @@ class Producer(Player):
 
     def _make(self) -> None:
         assert self._place is not None
-        topic, topic_id, number, _ = self._place
+        _, topic_id, number, _ = self._place
         count = self.chance.choice((1, 1, 3, 10))
         bodies = [
             b"%s-%d%s" % (self.name.encode(), self._made + at, b"." * self.chance.choice((0, 300)))

@@ -14,6 +14,7 @@ import random
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -85,6 +86,16 @@ def run(seed: int, defect: Defect | None = None) -> Outcome:
             setattr(owner, name, value)
 
 
+class Sometimes:
+    """A bool that is true now and then: each read finds its bytes in the page cache, or not."""
+
+    def __init__(self, chance: random.Random, share: float) -> None:
+        self._chance, self._share = chance, share
+
+    def __bool__(self) -> bool:
+        return self._chance.random() < self._share
+
+
 class World:
     """Everything in one run."""
 
@@ -111,7 +122,7 @@ class World:
         hosts = []
         for number in range(shards):
             disk = SimulatedDisk(chance.getrandbits(32), chance.choice((None, None, 4 << 20)))
-            disk.cold = chance.random() < 0.5
+            disk.cold = Sometimes(random.Random(chance.getrandbits(32)), chance.choice((0, 0.5, 1)))
             defect.disk(disk)
             hand = "async" if flush == "async" else chance.choice(("inline", "helper"))
             host = Host(
@@ -119,13 +130,15 @@ class World:
                 defect.arm, self._noting(f"shard-{number}"),
             )
             host.lies = defect.lies
-            name = f"shard-{number}"
-            self.net.node(name, host)
-            host.born = lambda host=host, name=name: self.net.node(name, host, host.boot)  # type: ignore[misc]
+            self.net.node(f"shard-{number}", host)
+            host.born = partial(self._born, host)
             hosts.append(host)
         for number in range(1, shards):
             self.net.link(f"shard-{number}", DOOR, "shard-0", INNER)
         return hosts
+
+    def _born(self, host: Host) -> None:
+        self.net.node(f"shard-{host.number}", host, host.boot)
 
     def _noting(self, who: str) -> Callable[[int, str], None]:
         return lambda now, what: self.history.note(now, who, what)
@@ -152,7 +165,7 @@ class World:
                                   f"{OUTER}-{way}")
         return players
 
-    # --- playing -----------------------------------------------------------------------------------
+    # --- playing --------------------------------------------------------------------------------
 
     def play(self) -> Outcome:
         """The whole story."""
@@ -174,7 +187,9 @@ class World:
     def _nemesis(self, host: Host) -> None:
         """Something bad for one host, now or soon."""
         chance, now, disk = self.chance, self.net.clock.now, host.disk
-        deed = chance.choice(("", "", "kill", "power", "crash", "eio", "stop", "clock"))
+        deed = chance.choice(
+            ("", "", "kill", "power", "crash", "eio", "stop", "clock", "midturn", "midturn")
+        )
         if deed:
             self.history.note(now, f"shard-{host.number}", f"nemesis: {deed}")
         if deed == "kill":
@@ -186,6 +201,11 @@ class World:
         elif deed == "eio":
             kind = chance.choice(("write", "sync", "allocate", "rename", "unlink"))
             disk.fail = (kind, chance.randrange(5), 5)
+        elif deed == "midturn" and self.net.run_until(lambda: host.in_flight, 1_000):
+            if chance.random() < 0.5:
+                host.kill(self.net.clock.now)
+            else:
+                self._power(host)
         elif deed == "stop":
             host.stop(now)
         elif deed == "clock":
@@ -217,8 +237,7 @@ class World:
         for host in self.hosts:
             if host.shard is not None:
                 host.shard.committing.flush(net.clock.now)
-                host.tick(net.clock.now)
-        net.run(500)
+                host.settle(net.clock.now)
         unready = [host.number for host in self.hosts if host.shard is None]
         return [f"X4: shards {unready} do not come up"] if unready else []
 
@@ -236,7 +255,7 @@ class World:
         except Corrupted:
             return []
 
-    # --- the end -----------------------------------------------------------------------------------
+    # --- the end --------------------------------------------------------------------------------
 
     def _read_all(self) -> Final:
         final = Final()
@@ -267,6 +286,7 @@ class World:
         """What is recovered from the disk must be what lived: decide and apply agree."""
         broken, now = [], self.net.clock.now
         for host in self.hosts:
+            host.settle(now)
             assert host.shard is not None
             lived = facts_of(host.shard.state)
             self.chance.choice((host.kill, host.stop))(now)

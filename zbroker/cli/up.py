@@ -12,7 +12,6 @@ import select
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +20,6 @@ import click
 from zbroker import config as settings
 from zbroker import limits
 from zbroker.cli.output import output_option, print_facts, talk
-from zbroker.clock import monotonic_ms
 from zbroker.errors import InvalidArgument, ZBrokerError, make
 from zbroker.supervisor.children import command, environment
 from zbroker.supervisor.folder import locked_by
@@ -147,18 +145,20 @@ def down(data: str | None, path: str | None) -> None:
         talk(f"nothing runs on {folder}")
         return
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    _wait_unlocked(folder, pid)
+        _stop(pid)
     talk(f"stopped {folder}")
 
 
-def _wait_unlocked(folder: Path, pid: int) -> None:
-    end_ms = monotonic_ms() + limits.DOWN_WAIT_MS
-    while locked_by(folder) == pid:
-        if monotonic_ms() > end_ms:
+def _stop(pid: int) -> None:
+    """Asks the supervisor to stop and waits for its very end, not only for its lock."""
+    process = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGTERM)
+        if not select.select([process], [], [], limits.DOWN_WAIT_MS / 1000)[0]:
             text = f"process {pid} has not ended within {limits.DOWN_WAIT_MS // 1000} s"
             raise make("TIMEOUT", text)
-        time.sleep(limits.DOWN_LOOK_EVERY_S)
+    finally:
+        os.close(process)
 
 
 @click.command()

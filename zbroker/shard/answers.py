@@ -22,11 +22,15 @@ class Answers:
     Args:
         boot: random text of this process life, in every reply.
         early: flush mode async: `stored` answers leave when written.
+
+    Attributes:
+        bytes: of payload in what leaves next.
     """
 
     def __init__(self, boot: str, early: bool) -> None:
         self.boot = boot
         self._early = early
+        self.bytes = 0
         self._ready: list[Send] = []
         self._turn: list[Send] = []
         self._turn_early: list[Send] = []
@@ -60,6 +64,8 @@ class Answers:
         if request.reply:
             header = codec.encode_result(request.id, self.boot, result)
             where.append(Send(event.door, [*event.address, header, *payload]))
+            for frame in payload:
+                self.bytes += len(frame)
 
     def _put_error(self, where: list[Send], event: Arrived, error: ZBrokerError) -> None:
         request = event.request
@@ -102,4 +108,5 @@ class Answers:
     def take(self) -> list[Send]:
         """What leaves now."""
         ready, self._ready = self._ready, []
+        self.bytes = 0
         return ready

@@ -125,6 +125,9 @@ class Fetching:
 
     def serve(self, poll: Poll, now: int) -> None:
         """Tries a poll: answers it, parks it, or hands it to the helper."""
+        if self._answers.bytes >= limits.TURN_REPLY_BYTES_MAX:
+            self._answers.refuse(poll.event, errors.make("BUSY", "too much is read at once now"))
+            return
         reply = Reply(poll.event.request)  # type: ignore[arg-type]
         before = list(poll.offsets)
         cold: Cold | None = None
@@ -300,6 +303,8 @@ class Fetching:
         self._parked[poll] = None
         self._turn += 1
         heapq.heappush(self._times, (poll.until_ms, self._turn, poll))
+        if len(self._times) > 2 * len(self._parked) + limits.TURN_REQUESTS_MAX:
+            self._forget_times()
         self._note_session(poll)
         for queue in poll.queues:
             queue.waiters[poll] = None
@@ -307,6 +312,11 @@ class Fetching:
     def _note_session(self, poll: Poll) -> None:
         if poll.session:
             self._sessions[poll.session] = poll
+
+    def _forget_times(self) -> None:
+        """Drops the times of polls that were answered long before: a busy queue makes many."""
+        self._times = [time for time in self._times if time[2] in self._parked]
+        heapq.heapify(self._times)
 
     def _unpark(self, poll: Poll) -> None:
         self._parked.pop(poll, None)

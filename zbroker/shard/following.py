@@ -18,6 +18,7 @@ from zbroker.wire import codec, ops
 from zbroker.wire.frames import Answered
 
 DOOR = "directory"
+_PING = "ping"
 
 
 class Following:
@@ -41,7 +42,7 @@ class Following:
         self._version, self._boot = 0, ""
         self._listed: dict[str, None] | None = None
         self._asked: tuple[str, int] = ("", 0)
-        self._due_ms = 0
+        self._due_ms = self._ping_ms = 0
         self._count = 0
         self._to_confirm: tuple[int, list[ops.Confirm]] | None = None
         self._confirming: deque[ops.Confirm] = deque()
@@ -71,7 +72,13 @@ class Following:
     # --- asking (every shard but 0) -----------------------------------------------------------
 
     def tick(self, now: int) -> None:
-        """Asks when it is time: at first, again after an answer, again when no answer came."""
+        """Asks when it is time: at first, again after an answer, again when no answer came.
+
+        Pings beside it: another life of the directory has no long poll of this shard.
+        """
+        if now >= self._ping_ms:
+            self._ping_ms = now + limits.PING_EVERY_MS
+            self._answers.ask(DOOR, ops.Ping(id=_PING))
         if now < self._due_ms:
             return
         self._count += 1
@@ -91,17 +98,25 @@ class Following:
 
     def next_deadline(self) -> int:
         """When to ask again."""
-        return self._due_ms
+        return min(self._due_ms, self._ping_ms)
+
+    def ask_again(self, now: int) -> None:
+        """There was no room for what an answer would have written; soon there is."""
+        self._due_ms = now + limits.RETRY_MIN_MS
 
     def answered(self, event: Answered, now: int) -> None:
         """The directory's answer; one that is late or an error is asked again."""
         reply = codec.decode_reply(event.header)
+        if reply.id == _PING:
+            if self._boot and reply.boot != self._boot:
+                self._due_ms = now
+            return
         name, count = self._asked
         if reply.id != count:
             return
         self._asked = ("", 0)  # the same answer again would be one too many
         if reply.error is not None:
-            self._due_ms = now + limits.RETRY_MIN_MS
+            self.ask_again(now)
             return
         self._due_ms = now
         if name == "Confirm":

@@ -35,7 +35,6 @@ from zbroker.wire import hello, ops
 from zbroker.wire.frames import Answered, Arrived, Send
 
 INNER = "inner"
-_HELD_BYTES = 4096  # around the entries of held commits
 _WRITING = frozenset({
     ops.Commit, ops.Progress, ops.TopicCreate, ops.TopicUpdate, ops.TopicDelete, ops.Confirm,
 })
@@ -154,8 +153,10 @@ class Shard:
     def receive(self, event: Arrived | Answered, now: int) -> None:
         """Decides one request, or takes an answer of the directory."""
         if type(event) is Answered:
-            if event.door == DOOR and self._has_room(limits.STATE_REQUEST_BYTES):
+            if event.door == DOOR and self._room_for_state():
                 self.following.answered(event, now)
+            elif event.door == DOOR:
+                self.following.ask_again(now)
             return
         assert type(event) is Arrived
         self.requests += 1
@@ -232,7 +233,7 @@ class Shard:
                 self._decide[type(event.request)](event, now)
             else:
                 self.answers.refuse(event, refusal)
-        if refusal is not None and not self._has_room(_HELD_BYTES):
+        if refusal is not None and not self._has_room(limits.PROGRESS_AROUND_BYTES):
             self.committing.refuse(refusal)
 
     def _take_deferred(self) -> list[Arrived]:
@@ -335,7 +336,7 @@ class Shard:
         else:
             self.following.tick(now)
         if self.committing.is_due(now):
-            if self._has_room(_HELD_BYTES):
+            if self._has_room(limits.PROGRESS_AROUND_BYTES):
                 self.committing.tick(now)
             else:
                 self.wants_roll = True

@@ -338,6 +338,9 @@ def main(argv: list[str]) -> int:
         return child.fail(error)
     except OSError as error:
         return child.fail(_disk_error(options, error))
+    except MemoryError:
+        most = limits.MEMORY_BYTES_MAX >> 20
+        return child.fail(make("UNAVAILABLE", f"more than {most} MiB of memory are wanted"))
 
 
 def _disk_error(options: WorkerOptions, error: OSError) -> ZBrokerError:
