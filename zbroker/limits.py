@@ -114,6 +114,7 @@ SHARDS_MAX = 64
 QUEUES_A_TOPIC_DEFAULT = 8
 QUEUES_A_TOPIC_MAX = 1_024
 TOPICS_MAX = 100_000
+SETTINGS_BYTES_MAX = 1_024  # of a topic, as JSON: they stand in every row that is told
 DELETED_NAME_MS = 3_600_000  # a deleted name is not created on send for so long
 PRODUCERS_MAX = 100_000
 PRODUCER_IDLE_MS = 3_600_000

@@ -118,8 +118,8 @@ def _order(history: History, final: Final) -> Iterator[str]:
                 yield f"I4: {key}: {send.offset} was sent after {highest} was acknowledged"
         last: dict[int, tuple[int, int]] = {}
         for send in sorted(sends, key=lambda send: send.offset):
-            sequence, _ = last.get(send.producer_id, (-1, 0))
-            if send.sequence <= sequence:
+            sequence, offset = last.get(send.producer_id, (-1, -1))
+            if send.sequence <= sequence and send.offset != offset:
                 yield f"I4: {key} {send.offset}: sequence {send.sequence} behind {sequence}"
             last[send.producer_id] = (send.sequence, send.offset)
 

@@ -37,18 +37,25 @@ def print_rows(rows: Iterable[dict[str, Any]], output: str | None, names: Sequen
 
 
 def print_facts(facts: dict[str, Any], output: str | None) -> None:
-    """Prints one object: JSON, or a line a field; lists of objects become tables below."""
+    """Prints one object: JSON, or a line a field; below them objects, and tables of objects.
+
+    Lists that are empty are left out, except in JSON.
+    """
     if output in ("json", "jsonl"):
         print_json(facts)
         return
-    nested = {name: value for name, value in facts.items() if _is_rows(value)}
-    width = max(map(len, facts), default=0)
-    for name, value in facts.items():
+    shown = {name: value for name, value in facts.items() if value != []}
+    nested = {name: value for name, value in shown.items() if _is_nested(value)}
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
         if name not in nested:
             print(f"{name:<{width}}  {_text(value)}")
-    for name, rows in nested.items():
+    for name, value in nested.items():
         print(f"\n{name}")
-        print_rows(rows, output, list(rows[0]))
+        if isinstance(value, dict):
+            print_facts(value, output)
+        else:
+            print_rows(value, output, list(value[0]))
 
 
 def print_json(value: Any) -> None:
@@ -64,8 +71,8 @@ def talk(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+def _is_nested(value: Any) -> bool:
+    return isinstance(value[0] if isinstance(value, list) else value, dict)
 
 
 def _text(value: Any) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -53,31 +54,46 @@ def pub(
         fields["keys"] = list(keys)
     if headers:
         fields["headers"] = dict(map(_header, headers))
+    bodies = _bodies(body, path)
     acknowledged = _Acknowledged(output)
-    with connect(nameserver) as client:
+    with acknowledged, connect(nameserver) as client:
         producer = client.producer()
-        try:
-            for content in _bodies(body, path):
-                acknowledged.add(producer.submit(topic, content, **fields))
-            producer.flush()
-            acknowledged.finish()
-        finally:
-            talk(f"{acknowledged.count} acknowledged")
+        for content in bodies:
+            acknowledged.add(producer.submit(topic, content, **fields))
+        acknowledged.finish()
     return acknowledged.exit_code()
 
 
 class _Acknowledged:
-    """Waits for what was sent, in order, holding a bounded number of futures."""
+    """Waits for what was sent, in order, holding a bounded number of futures.
+
+    A context manager around the client: whatever ends it, the client has then flushed, so what was
+    acknowledged is known and told.
+    """
 
     def __init__(self, output: str | None) -> None:
         self._output = output
         self._open: deque[SendFuture] = deque()
-        self.count = 0
         self._error: ZBrokerError | None = None
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        ours = error if isinstance(error, ZBrokerError) else None
+        self._error = self._error or ours
+        self.finish()
+        if self.count or not (error or self._error):
+            talk(f"{self.count} acknowledged")
+        return ours is not None
 
     def add(self, future: SendFuture) -> None:
         self._open.append(future)
-        if len(self._open) > limits.BUFFER_MESSAGES:
+        while self._open and (self._open[0].done() or len(self._open) > limits.BUFFER_MESSAGES):
             self._settle(self._open.popleft())
 
     def finish(self) -> None:
@@ -114,16 +130,14 @@ def _fields(receipt: Receipt) -> dict[str, Any]:
     }
 
 
-def _bodies(body: str | None, path: str | None) -> Iterator[bytes]:
+def _bodies(body: str | None, path: str | None) -> Iterable[bytes]:
     if body is not None and path is not None:
         raise InvalidArgument("BODY and --file exclude each other")
     if body is not None:
-        yield body.encode("utf-8", "surrogateescape")
-    elif path is not None:
-        yield Path(path).read_bytes()
-    else:
-        for line in sys.stdin.buffer:
-            yield line.removesuffix(b"\n")
+        return [body.encode("utf-8", "surrogateescape")]
+    if path is not None:
+        return [Path(path).read_bytes()]
+    return (line.removesuffix(b"\n") for line in sys.stdin.buffer)
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -44,7 +44,7 @@ def nameserver(listen: str | None, path: str | None, insecure: bool) -> None:
 @click.option("--nameserver", "at", required=True, help="Where to register: tcp://host:port,...")
 @_insecure_option
 def broker(data: str | None, path: str | None, at: str, insecure: bool) -> None:
-    """Gateway and workers, with a supervisor but without a NameServer."""
+    """Gateway and workers under a supervisor."""
     config = settings.load(path).config
     others = [part.strip() for part in at.split(",") if part.strip()]
     elsewhere = msgspec.structs.replace(config.nameserver, run=False, also=others)
@@ -80,7 +80,7 @@ def worker(
 def gateway(
     data: str | None, path: str | None, shards: int, at: str, listen: str | None, insecure: bool
 ) -> None:
-    """A gateway to the workers of a data folder on this machine."""
+    """A gateway to the workers of a data folder."""
     config = settings.load(path).config
     options = settings.GatewayOptions(
         listen=_listen(config, listen, config.broker.gateway_port, insecure),

@@ -12,6 +12,7 @@ from zbroker.cli.connection import connect, nameserver_option
 from zbroker.cli.messages import print_message
 from zbroker.cli.places import Start, parse_start
 from zbroker.errors import InvalidArgument, make
+from zbroker.filters.tags import parse as parse_tags
 from zbroker.names import Queue
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def tail(
     place = parse_start(start or "end")
     if isinstance(place, int) and queue is None:
         raise InvalidArgument(f"--from {start}: an offset needs --queue")
-    tags = {part.strip() for part in tag.split("||")} if tag else None
+    tags = frozenset(parse_tags(tag or "*"))
     try:
         with connect(nameserver) as client:
             ends = None if follow else _ends(client, topic, queue)
@@ -85,7 +86,7 @@ def _ends(client: Client, topic: str, queue: int | None) -> dict[Queue, int]:
 
 
 def _messages(
-    consumer: PullConsumer, ends: dict[Queue, int] | None, tags: set[str] | None
+    consumer: PullConsumer, ends: dict[Queue, int] | None, tags: frozenset[str]
 ) -> Iterator[Received]:
     """What comes; with `ends` only what is below them, and no further than all are reached."""
     open_ends = None if ends is None else dict(ends)
@@ -93,7 +94,7 @@ def _messages(
     while open_ends is None or open_ends:
         for message in consumer.poll(timeout=wait_s):
             end = ends.get(Queue(message.topic, message.queue, message.broker)) if ends else None
-            if (end is None or message.offset < end) and (tags is None or message.tag in tags):
+            if (end is None or message.offset < end) and (not tags or message.tag in tags):
                 yield message
         if open_ends:
             _drop_reached(consumer, open_ends)

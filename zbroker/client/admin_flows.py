@@ -48,8 +48,7 @@ class BrokerInfo(msgspec.Struct, frozen=True):
 def create_topic(name: str, queues: int) -> Flow:
     """Creates a topic at every broker group; returns its TopicInfo."""
     names.check_topic(name)
-    if not 1 <= queues <= limits.QUEUES_A_TOPIC_MAX:
-        raise InvalidArgument(f"queues {queues}: 1 to {limits.QUEUES_A_TOPIC_MAX}")
+    _check_queues(queues)
     places = yield from _places()
     asks = [
         Ask(Place(broker, -1), ops.TopicCreate(id=0, topic=name, queues=queues))
@@ -60,6 +59,7 @@ def create_topic(name: str, queues: int) -> Flow:
 
 def update_topic(name: str, queues: int) -> Flow:
     """Changes a topic wherever it is; returns its TopicInfo."""
+    _check_queues(queues)
     view: TopicView = yield Find(name)
     asks = [
         Ask(Place(broker, -1), ops.TopicUpdate(id=0, topic=name, topic_id=each, queues=queues))
@@ -152,6 +152,11 @@ def by_worker(queues: list[QueuePlace]) -> list[tuple[Place, list[QueuePlace]]]:
         for worker, group in owned.items()
         for at in range(0, len(group), limits.QUEUES_A_FETCH_MAX)
     ]
+
+
+def _check_queues(queues: int) -> None:
+    if not 1 <= queues <= limits.QUEUES_A_TOPIC_MAX:
+        raise InvalidArgument(f"queues {queues}: 1 to {limits.QUEUES_A_TOPIC_MAX}")
 
 
 def _places() -> Flow:

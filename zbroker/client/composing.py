@@ -6,7 +6,7 @@ only those who use them. All limits are checked here, before anything is sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from zbroker.wire import message
 from zbroker.wire.message import Message as Message
 
 Selector = Callable[[Sequence[Queue]], Queue | int]
+_ONE = (Message, str, bytes, bytearray, memoryview, Mapping)  # a message, though it may iterate
 _body, _tag, _keys, _headers = map(attrgetter, ("body", "tag", "keys", "headers"))
 
 
@@ -51,18 +52,21 @@ def compose(body: Any, tag: str, keys: Sequence[str], headers: dict[str, str] | 
     size = len(data) + limits.BATCH_BYTES_A_MESSAGE
     if not (tag or keys or headers):
         return Composed([(data,)], size, False)
-    item = Message(data, tag, list(keys), dict(headers or {}))
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
+        raise InvalidArgument(f"keys {keys!r:.60}: a list of str is wanted")
+    if headers and not isinstance(headers, Mapping):
+        raise InvalidArgument(f"headers {headers!r:.60}: a dict of str is wanted")
+    item = Message(data, tag or "", list(keys), dict(headers or {}))
     _check_texts(item)
     size += len(tag) + sum(map(len, item.keys)) + sum(map(len, item.headers))
     return Composed([item], size + sum(map(len, item.headers.values())), True)
 
 
 def _check_texts(item: Message) -> None:
-    if isinstance(item.keys, str) or not all(
-        isinstance(text, str)
-        for text in (item.tag, *item.keys, *item.headers, *item.headers.values())
-    ):
+    texts = (item.tag, *item.keys, *item.headers, *item.headers.values())
+    if not all(isinstance(text, str) for text in texts):
         raise InvalidArgument("tag, keys, and names and values of headers must be str")
+    message.encode_text("".join(texts), "a tag, key or header")
     message.check_tags((item.tag,))
     message.check_keys(item.keys)
     message.check_headers(item.headers)
@@ -82,6 +86,9 @@ def compose_many(
     Raises:
         InvalidArgument, TooLarge: as `compose`; nothing has been sent then.
     """
+    if isinstance(messages, _ONE) or not isinstance(messages, Iterable):
+        kind = type(messages).__name__
+        raise InvalidArgument(f"a {kind} is no collection of messages: put it in a list")
     everything = messages if isinstance(messages, list) else list(messages)
     parts = [
         _compose_part(everything[at : at + batch_messages])
@@ -150,7 +157,7 @@ def choice_of(
     if ordering_key is not None:
         if not isinstance(ordering_key, str):
             raise InvalidArgument("ordering_key must be a str")
-        return KeyHash(google_crc32c.value(ordering_key.encode()))
+        return KeyHash(google_crc32c.value(message.encode_text(ordering_key, "ordering_key")))
     if queue is not None:
         return _queue(topic, queue)
     if selector is not None:

@@ -119,6 +119,12 @@ class Consuming:
                     return assigned
         return found
 
+    def unrouted(self) -> tuple[list[str], list[Queue]]:
+        """What is read and was not found yet: subscribed topics, and assigned queues."""
+        known = {name.topic for name in self.queues}
+        topics = [topic for topic in self._topics if topic not in known]
+        return topics, [name for name, one in self.queues.items() if one.place is None]
+
     def take(self) -> Fetch | None:
         """The next fetched data, queues in turn."""
         for name, assigned in self.queues.items():
@@ -174,7 +180,8 @@ class Consuming:
                     self._drop(assigned)
                 else:
                     assigned.stopped = True
-                    self.errors.append(make("QUEUE_NOT_FOUND", f"{topic} has no {name.queue}"))
+                    text = f"topic {topic} has no queue {name.queue}"
+                    self.errors.append(make("QUEUE_NOT_FOUND", text))
             else:
                 self._moved(assigned, place, name)
         if topic in self._topics:

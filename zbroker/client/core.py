@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,6 +20,7 @@ from zbroker.client.session import Session
 from zbroker.client.thread import IoThread
 from zbroker.errors import Closed, InvalidArgument, ZBrokerError
 
+_ADDRESS = re.compile(r"ipc://.+|tcp://(?:\[[\w:.%]+\]|[\w.-]+):(\d{1,5})")
 DEFAULT_URL = f"tcp://127.0.0.1:{limits.NAMESERVER_PORT}"
 Seconds = float | timedelta
 
@@ -36,14 +38,17 @@ def entries_of(url: str | None) -> list[str]:
     text = url or os.environ.get("ZBROKER_URL") or DEFAULT_URL
     found = [part.strip() for part in text.split(",") if part.strip()]
     for part in found:
-        scheme, _, rest = part.partition("://")
-        port = rest.rpartition(":")[2]
-        good = bool(rest) if scheme == "ipc" else scheme == "tcp" and port.isdecimal()
-        if not good:
+        if not _is_address(part):
             raise InvalidArgument(f"address {part!r:.80}: tcp://host:port is wanted")
     if not found:
         raise InvalidArgument("no address: tcp://host:port[,...] is wanted")
     return found
+
+
+def _is_address(text: str) -> bool:
+    """ZeroMQ would take less and say so in the I/O thread, where nobody could be told."""
+    match = _ADDRESS.fullmatch(text)
+    return bool(match and (match[1] is None or 0 < int(match[1]) <= 65_535))
 
 
 def settings_of(

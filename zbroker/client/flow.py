@@ -7,6 +7,7 @@ an error is thrown into it, unless the flow asked for errors as values (`Ask.kee
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ from zbroker.client.door import Call
 from zbroker.client.finder import Finder
 from zbroker.client.places import Place, Places
 from zbroker.client.session import Session
-from zbroker.errors import ZBrokerError
+from zbroker.errors import Internal, ZBrokerError
 from zbroker.wire import ops
+
+_log = logging.getLogger("zbroker.client")
 
 
 class Ask(NamedTuple):
@@ -75,6 +78,10 @@ class Flows:
             return
         except ZBrokerError as error:
             done(error)
+            return
+        except Exception as crash:  # one caller's trouble must not end the thread of all
+            _log.exception("an operation of a zbroker client has failed")
+            done(Internal(f"the operation has failed: {crash!r}"))
             return
 
         def answer(found: Any, now: int) -> None:

@@ -49,6 +49,7 @@ class Inbox:
 
     def poll(self, max_messages: int) -> list[Received]:
         """What is there, at most `max_messages`; raises what a queue has run into."""
+        self.check_open()
         with self._polling:
             if self.closed is not None:
                 raise self.closed
@@ -84,9 +85,14 @@ class Inbox:
                 return
         callback()
 
+    def check_open(self) -> None:
+        """Raises Closed if the consumer was closed, or its client, or the process is a fork."""
+        if self.closed is not None:
+            raise self.closed
+        self._core.check_open()
+
     def wake(self) -> None:
         """The mind was told something: the thread should look."""
-        self._core.check_open()
         self._core.io.wake()
 
     def close(self, error: ZBrokerError) -> None:

@@ -14,12 +14,13 @@ from zbroker.client import progress_flows
 from zbroker.client.assigned import Start
 from zbroker.client.consuming import Consuming
 from zbroker.client.core import Core, Seconds, seconds
-from zbroker.client.flow import Flow
+from zbroker.client.flow import Find, Flow
 from zbroker.client.inbox import Inbox
-from zbroker.client.places import QueuePlace
+from zbroker.client.places import QueuePlace, TopicView
 from zbroker.client.progress_flows import Progress
 from zbroker.client.received import Received
-from zbroker.errors import Closed, InvalidArgument, NotFound
+from zbroker.errors import Closed, InvalidArgument, NotFound, make
+from zbroker.filters import tags
 from zbroker.names import Queue
 
 if TYPE_CHECKING:
@@ -60,6 +61,16 @@ def queue_of(name: QueueName) -> Queue:
     return found
 
 
+def _progress_of(value: Any) -> Progress:
+    try:
+        done = Progress(value) if isinstance(value, int) else Progress.of(value.next, value.acked)
+        if done.next >= 0:
+            return done
+    except (AttributeError, TypeError, ValueError):
+        pass  # what is wanted is said below
+    raise InvalidArgument(f"progress {value!r:.60}: a Progress or the next offset is wanted")
+
+
 class Puller:
     """What never waits, and what is asked: the same for both faces."""
 
@@ -87,16 +98,16 @@ class Puller:
             tag: only messages with this tag; several joined by "||"; "*" is all.
         """
         names.check_topic(topic)
-        tags = () if tag == "*" else tuple(sorted({part.strip() for part in tag.split("||")}))
-        if len(tags) > limits.TAGS_A_FILTER_MAX:
-            raise InvalidArgument(f"{len(tags)} tags: at most {limits.TAGS_A_FILTER_MAX}")
+        wanted = tuple(sorted(set(tags.parse(tag))))
+        self._inbox.check_open()
         with self._inbox.lock:
-            self._mind.subscribe(topic, tags)
+            self._mind.subscribe(topic, wanted)
         self._inbox.wake()
 
     def assign(self, queues: Iterable[QueueName]) -> None:
         """Reads exactly these queues, instead of what was read before. Never waits."""
         wanted = [queue_of(name) for name in queues]
+        self._inbox.check_open()
         with self._inbox.lock:
             self._mind.assign(wanted)
         self._inbox.wake()
@@ -109,6 +120,7 @@ class Puller:
             to: "begin", "end", an offset, or an aware datetime (the first stored at or after it).
         """
         name, start = queue_of(queue), start_of(to)
+        self._inbox.check_open()
         with self._inbox.lock:
             self._mind.seek(name, start)
         self._inbox.wake()
@@ -131,43 +143,57 @@ class Puller:
 
     def _commit_flow(self, progress: Mapping[Any, Progress | int] | None) -> Flow:
         self._check_group()
-        entries: dict[QueuePlace, Progress] = {}
+        if progress is not None:
+            named = [(queue_of(name), _progress_of(value)) for name, value in progress.items()]
+            return self._commit_named_flow(named)
         with self._inbox.lock:
-            if progress is None:
-                for assigned in self._mind.queues.values():
-                    if assigned.taken and assigned.place and assigned.position >= 0:
-                        entries[assigned.place] = Progress(assigned.position)
-            else:
-                for name, value in progress.items():
-                    done = Progress(value) if isinstance(value, int) else value
-                    entries[self._place(queue_of(name))] = done
+            entries = {
+                assigned.place: Progress(assigned.position)
+                for assigned in self._mind.queues.values()
+                if assigned.taken and assigned.place and assigned.position >= 0
+            }
         return progress_flows.commit(self._group, entries)
+
+    def _commit_named_flow(self, named: list[tuple[Queue, Progress]]) -> Flow:
+        entries: dict[QueuePlace, Progress] = {}
+        for queue, done in named:
+            entries[(yield from self._place(queue))] = done
+        return (yield from progress_flows.commit(self._group, entries))
 
     def _committed_flow(self, name: QueueName) -> Flow:
         self._check_group()
-        with self._inbox.lock:
-            place = self._place(queue_of(name))
+        place = yield from self._place(queue_of(name))
         rows = yield from progress_flows.committed(self._group, [place])
         return rows[place]
 
     def _lag_flow(self) -> Flow:
+        positions: dict[QueuePlace, int] = {}
         with self._inbox.lock:
-            positions = {
-                assigned.place: assigned.position
-                for assigned in self._mind.queues.values()
-                if assigned.place is not None
-            }
-        return progress_flows.lag(positions)
+            topics, queues = self._mind.unrouted()
+        for topic in topics:
+            try:
+                view: TopicView = yield Find(topic)
+            except NotFound:
+                continue  # nothing is behind in a topic that does not exist yet
+            positions |= dict.fromkeys(view.queues, -1)
+        for queue in queues:
+            positions[(yield from self._place(queue))] = -1
+        with self._inbox.lock:
+            for assigned in self._mind.queues.values():
+                if assigned.place is not None:
+                    positions[assigned.place] = assigned.position
+        return (yield from progress_flows.lag(positions))
 
-    def _place(self, queue: Queue) -> QueuePlace:
-        assigned = self._mind.find(queue)
-        place = assigned.place if assigned else None
+    def _place(self, queue: Queue) -> Flow:
+        """The place of a queue, which need not be read here; raises NotFound."""
+        with self._inbox.lock:
+            assigned = self._mind.find(queue)
+            place = assigned.place if assigned else None
         if place is None:
-            view = self._core.session.places.topic(queue.topic)
-            place = view.find(queue.queue, queue.broker) if view else None
+            view: TopicView = yield Find(queue.topic)
+            place = view.find(queue.queue, queue.broker)
         if place is None:
-            text = f"{queue.topic} queue {queue.queue} is not read here"
-            raise NotFound(text, code="QUEUE_NOT_FOUND")
+            raise make("QUEUE_NOT_FOUND", f"topic {queue.topic} has no queue {queue.queue}")
         return place
 
 

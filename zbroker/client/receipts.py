@@ -43,7 +43,7 @@ class Receipt(msgspec.Struct, frozen=True):
 def receipt_of(batch: Batch, index: int) -> Receipt:
     """The receipt of one message of a settled batch; raises the error of a failed one."""
     if batch.error is not None:
-        raise batch.error
+        raise batch.error.with_traceback(None)  # all messages share it: it must not grow
     place = batch.place
     assert place is not None, "a stored batch has a place"
     offset = batch.offset + index if batch.offset >= 0 else -1
@@ -82,6 +82,11 @@ class SendFuture(msgspec.Struct, gc=False, frozen=True):
     def done(self) -> bool:
         """Says whether the outcome is known."""
         return self.batch.done
+
+    def __repr__(self) -> str:
+        batch = self.batch
+        state = "pending" if not batch.done else "failed" if batch.error else "stored"
+        return f"SendFuture({batch.topic}, {state})"
 
     def add_done_callback(self, callback: Callable[[SendFuture], object]) -> None:
         """Calls `callback` with this future once it is done, in the client's I/O thread."""
@@ -122,6 +127,9 @@ class Parts(Sequence[_T]):
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def __repr__(self) -> str:
+        return f"<outcomes of {len(self)} messages>"
 
     @overload
     def __getitem__(self, index: int) -> _T: ...

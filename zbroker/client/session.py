@@ -112,7 +112,8 @@ class Session:
 
     def nobody(self) -> str:
         """The sentence for an address where nobody answers."""
-        return f"nobody answers at {', '.join(self._entries)}"
+        where = ", ".join(self._entries)
+        return f"nobody answers at {where}; is the broker up (`zbroker status`)?"
 
     def fail_all(self, error: ZBrokerError, now: int) -> None:
         """Ends every call with an error: the client is closing."""

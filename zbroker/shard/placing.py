@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from zbroker import errors, limits
-from zbroker.errors import ZBrokerError
+from zbroker.errors import InvalidArgument, TooLarge, ZBrokerError
 from zbroker.names import check_topic
 from zbroker.shard.answers import Answers
 from zbroker.shard.directory import EndedRow, TopicRow, TopicTable
@@ -78,6 +78,7 @@ class Placing:
 
     def _create(self, request: ops.TopicCreate, now: int) -> tuple[TopicRow, bool]:
         check_topic(request.topic)
+        _check_settings(request.settings)
         known = self._table.by_name.get(request.topic)
         if known is not None:
             if request.queues and request.queues != len(known.placed) and not request.auto:
@@ -151,7 +152,7 @@ class Placing:
     def _grown(self, row: TopicRow, request: ops.TopicUpdate) -> TopicRow:
         have = len(row.placed)
         if request.queues and request.queues < have:
-            raise errors.InvalidArgument(
+            raise InvalidArgument(
                 f"topic {row.name} has {have} queues: they may only grow, not shrink to "
                 f"{request.queues}"
             )
@@ -159,6 +160,7 @@ class Placing:
         while len(placed) < request.queues:
             placed.append((placed[-1] + 1) % self._shards)
         settings = row.settings if request.settings is None else request.settings
+        _check_settings(settings)
         key_queues = list(range(len(placed)))
         return TopicRow(row.name, row.id, placed, key_queues, row.confirmed, settings)
 
@@ -354,3 +356,17 @@ class Placing:
                 still.append(waiting)
         self._waiting = still
         self.wake_followers(now)
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Raises for settings that are too large for a row, or that MessagePack cannot hold."""
+    try:
+        size = len(msgspec.json.encode(settings))
+        msgspec.msgpack.encode(settings)
+    except (OverflowError, RecursionError) as error:
+        raise InvalidArgument(f"settings: {error}") from None
+    if size > limits.SETTINGS_BYTES_MAX:
+        raise TooLarge(
+            f"settings of {size} bytes: at most {limits.SETTINGS_BYTES_MAX}",
+            limit=limits.SETTINGS_BYTES_MAX,
+        )

@@ -22,6 +22,8 @@ from zbroker.wire import batch, codec, message, ops
 from zbroker.wire.frames import Arrived
 
 _WINDOW = limits.PRODUCER_WINDOW_BATCHES
+_RECORD_AROUND_BYTES = limits.RECORD_HEADER_BYTES + limits.RECORD_ALIGN_BYTES
+_PLAIN_AROUND_BYTES = 16  # array and body heads of one message
 
 
 class Producer:
@@ -233,3 +235,16 @@ def _plain_batch(
         payload, len(bodies), born_ms=born_ms, tag_bits=bits, flags=flags
     )
     return batch.admit(data)
+
+
+def log_bytes(event: Arrived) -> int:
+    """A bound for the bytes that a produce takes in the log.
+
+    In plain form the worker makes the batch, of the bodies and of what the header says of them.
+    """
+    request = event.request
+    assert type(request) is ops.Produce
+    size = sum(map(len, event.payload)) + (len(request.batches) + 2) * _RECORD_AROUND_BYTES
+    if request.form == "plain":
+        size += len(event.header) + len(event.payload) * _PLAIN_AROUND_BYTES
+    return size

@@ -24,13 +24,13 @@ from zbroker.shard.following import DOOR, Following
 from zbroker.shard.journal import Journal
 from zbroker.shard.placing import Placing
 from zbroker.shard.progress import Committing
-from zbroker.shard.publish import Publishing
+from zbroker.shard.publish import Publishing, log_bytes
 from zbroker.shard.query import Querying
 from zbroker.shard.retention import Retention
 from zbroker.shard.state import State
 from zbroker.shard.topics import QueueState
 from zbroker.store.commit_log import CommitLog, Turn
-from zbroker.store.record import HEADER_BYTES, Kind
+from zbroker.store.record import Kind
 from zbroker.wire import hello, ops
 from zbroker.wire.frames import Answered, Arrived, Send
 
@@ -178,7 +178,7 @@ class Shard:
         return errors.make("NOT_OWNER", f"{row.name} is served by {where}")
 
     def _produce(self, event: Arrived, now: int) -> None:
-        if not self.journal.spend(_sizes(event)) and not self._admits(event):
+        if not self.journal.spend(log_bytes(event)) and not self._admits(event):
             return
         request = event.request
         assert type(request) is ops.Produce
@@ -192,7 +192,7 @@ class Shard:
 
     def _admits(self, event: Arrived) -> bool:
         """Looks at all bounds of publishing, each time that the journal's credit is spent."""
-        size = _sizes(event)
+        size = log_bytes(event)
         refusal = self.publish_refusal
         if size > limits.REQUEST_BYTES_MAX + limits.STATE_REQUEST_BYTES:
             refusal = errors.make(
@@ -436,9 +436,3 @@ class Shard:
         said = self.state.epoch_meta
         if said.get("flush") == "async":  # all is on disk now: a new boot need not jump
             self.journal.write(Kind.EPOCH, 0, meta={**said, "flush": "sync"})
-
-
-def _sizes(event: Arrived) -> int:
-    """Bytes that a produce may take in the log: its payload, and a record header a batch."""
-    batches: int = len(event.request.batches)  # type: ignore[union-attr]
-    return sum(map(len, event.payload)) + (batches + 2) * HEADER_BYTES

@@ -69,7 +69,7 @@ class Folder:
             FormatNewer: a newer zbroker wrote it.
             Corrupted: `broker.json` is not readable.
         """
-        with _explained(path):
+        with _explained(path, made=True):
             path.mkdir(parents=True, exist_ok=True, mode=0o750)
             lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
@@ -214,13 +214,16 @@ def _check_identity(path: Path, identity: Identity, shards: int) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns what the system says about a path into one clear line."""
+def _explained(path: Path, made: bool = False) -> Iterator[None]:
+    """Turns what the system says about a path into one clear line.
+
+    A file that is not there is for the caller to judge, unless it was to be `made`.
+    """
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not made:
+            raise
         raise _path_error(path, error) from None
 
 

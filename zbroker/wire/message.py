@@ -215,7 +215,7 @@ def bit_of(tag: str) -> int:
     bit = _bits.get(tag)
     if bit is None:
         bit = 1 << (google_crc32c.value(tag.encode()) % 64)
-        if len(_bits) < _BITS_KEPT:
+        if len(_bits) < _BITS_KEPT and len(tag) <= limits.TAG_BYTES_MAX:
             _bits[tag] = bit
     return bit
 
@@ -234,6 +234,14 @@ def key_queue(key: str, key_queues: Sequence[int]) -> int:
     return key_queues[hashed % len(key_queues)]
 
 
+def encode_text(text: str, what: str) -> bytes:
+    """UTF-8 of a text; raises InvalidArgument for half a surrogate pair, naming `what`."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{what} is not text: {error}") from None
+
+
 def encode_body(value: Any) -> bytes:
     """Bytes of a body: bytes as they are, `str` as UTF-8, JSON-able values as JSON.
 
@@ -245,7 +253,7 @@ def encode_body(value: Any) -> bytes:
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
     if isinstance(value, str):
-        return value.encode()
+        return encode_text(value, "body")
     try:
         return msgspec.json.encode(value)
     except (TypeError, ValueError, msgspec.MsgspecError) as error:

@@ -1,0 +1,1 @@
+"""What a fresh-eyed review of the broker side has found, defect by defect."""

@@ -1,0 +1,68 @@
+"""One request from anybody must not end a worker, nor make it hold much."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.shard.lone import Lone, fetching
+from zbroker import limits
+from zbroker.wire import message, ops
+from zbroker.wire.frames import Arrived
+
+
+def nested(depth: int) -> list[object]:
+    """A list in a list in a list."""
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"a": 10**30}, {"a": nested(3_000)}, {"a": "x" * limits.SETTINGS_BYTES_MAX}],
+    ids=["integer", "depth", "size"],
+)
+def test_settings_that_no_record_can_hold_are_refused(settings: dict[str, object]) -> None:
+    lone = Lone()
+    lone.create("old")
+    for request in (
+        ops.TopicCreate(id=7, topic="t", settings=settings),
+        ops.TopicUpdate(id=7, topic="old", settings=settings),
+    ):
+        event = Arrived("outer", [b"peer", b""], request, b"", [])
+        lone.host.receive(event, lone.now)
+        lone.host.tick(lone.now)
+        (send,) = lone.host.take_outgoing()
+        assert b"INVALID_ARGUMENT" in send.frames[2] or b"TOO_LARGE" in send.frames[2]
+    assert lone.create("u").result.done
+
+
+def test_plain_facts_count_against_the_room_of_the_log() -> None:
+    lone = Lone()
+    lone.create("t")
+    facts = [ops.PlainMessage(headers={"h": "x" * 30_000})]
+    sent = [
+        lone.send(ops.Produce(id=0, form="plain", topic="t", queue=0, messages=facts), b"")
+        for _ in range(60)
+    ]
+    for _ in range(20):
+        lone.turn()
+    codes = {lone.replies[number].code for number in sent}
+    assert codes == {""}
+    assert lone.offsets("t", 0).max == 60
+
+
+def test_a_parked_poll_keeps_nothing_but_what_it_waits_for() -> None:
+    lone = Lone()
+    lone.create("t")
+    lone.send(fetching([("t", 0, 0)], wait_ms=9_000), bytes(1 << 20))
+    lone.turn()
+    (poll,) = lone.shard.fetching._parked
+    assert not poll.event.payload and not poll.event.header
+
+
+def test_tags_of_strangers_are_not_kept() -> None:
+    tag = "t" * (limits.TAG_BYTES_MAX + 1)
+    message.bit_of(tag)
+    assert tag not in message._bits
