@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -53,14 +54,14 @@ def _many(client: Client, plan: Plan) -> Figures:
     producer = client.producer(batch_messages=plan.batch)
     step = [Message(bytes(plan.size))] * plan.batch * limits.BENCH_BATCHES_A_CALL
     _warm_up(producer, plan)
-    rounds = max(1, plan.messages // len(step))
+    names = itertools.cycle(plan.names)
     latencies = []
     begun = _clock()
-    for number in range(rounds):
+    for left in range(plan.messages, 0, -len(step)):
         before = _clock()
-        producer.send_many(plan.names[number % len(plan.names)], step)
+        producer.send_many(next(names), step[:left])
         latencies.append(_clock() - before)
-    return Figures(rounds * len(step), _clock() - begun, latencies)
+    return Figures(plan.messages, _clock() - begun, latencies)
 
 
 def _submit(client: Client, plan: Plan) -> Figures:

@@ -58,7 +58,7 @@ def compose(body: Any, tag: str, keys: Sequence[str], headers: dict[str, str] | 
         raise InvalidArgument(f"headers {headers!r:.60}: a dict of str is wanted")
     item = Message(data, tag or "", list(keys), dict(headers or {}))
     _check_texts(item)
-    size += len(tag) + sum(map(len, item.keys)) + sum(map(len, item.headers))
+    size += len(item.tag) + sum(map(len, item.keys)) + sum(map(len, item.headers))
     return Composed([item], size + sum(map(len, item.headers.values())), True)
 
 
