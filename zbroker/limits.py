@@ -16,7 +16,7 @@ REPLY_FRAMES_MAX = 1024  # payload frames of a reply
 REQUEST_ID_CHARS_MAX = 64
 INTEGER_MAX = (1 << 53) - 1  # JavaScript reads no larger integer exactly
 QUEUES_A_REQUEST_MAX = 512  # 512 fetch entries are 13 kB of header and 60 us to decode
-RETURN_ADDRESS_BYTES_MAX = 64
+RETURN_ADDRESS_BYTES_MAX = 255  # a ROUTER gives no longer ones
 
 # --- wire: names and messages (PROTOCOL.md, Limits) -------------------------------------------
 TOPIC_CHARS_MAX = 127
@@ -74,6 +74,7 @@ UNSYNCED_BYTES_MAX = 64 << 20  # decided and not on disk: beyond it publishing i
 MARK_IDLE_MS = 100
 LOOP_POLL_MAX_MS = 1_000
 PARKED_POLLS_MAX = 10_000
+PARKED_HEADERS_BYTES_MAX = 16 << 20  # of what waits: what is made of a header has 15 times its size
 REPLIES_HELD_MAX = 65_536
 FLUSH_INTERVAL_MAX_MS = 500  # async: upper bound between an answer and its sync
 
@@ -108,12 +109,14 @@ RETENTION_CHECK_EVERY_MS = 10_000
 RECOVERY_REPORT_EVERY_MS = 1_000
 OFFSET_JUMP = 1 << 24  # after a start that may have lost acknowledged bytes (ARCHITECTURE 6)
 READ_RECORDS_MAX = 4_096  # records one fetch may verify: bounds the turn
+FETCH_RAW_BYTES_MAX = 16 << 20  # that one fetch unpacks or filters, and one batch more: 0.5 s
 
 # --- shard ---------------------------------------------------------------------------------------
 SHARDS_MAX = 64
 QUEUES_A_TOPIC_DEFAULT = 8
 QUEUES_A_TOPIC_MAX = 1_024
 TOPICS_MAX = 100_000
+QUEUES_MAX = 1_000_000  # of a broker group: 550 bytes each, half of MEMORY_BYTES_MAX in one shard
 SETTINGS_BYTES_MAX = 1_024  # of a topic, as JSON: they stand in every row that is told
 DELETED_NAME_MS = 3_600_000  # a deleted name is not created on send for so long
 PRODUCERS_MAX = 100_000
@@ -127,6 +130,7 @@ PROGRESS_BYTES_A_SECOND = 64 * 1024
 PROGRESS_PERCENT = 10
 PROGRESS_ENTRIES_A_REQUEST_MAX = 512
 PROGRESS_HELD_BYTES = 256 * 1024  # of held commits: beyond it they are written at once
+COMMITS_HELD_BYTES_MAX = 32 << 20  # of answers that wait for these: beyond it commits are BUSY
 PROGRESS_ENTRY_BYTES = 24  # of a PROGRESS record, for the budget; ranges come on top
 PUBLISH_CREDIT_BYTES = 256 * 1024  # publishes that one look at the log's room allows
 PROGRESS_AROUND_BYTES = 4_096  # what the records of held commits have around their entries
@@ -223,7 +227,9 @@ PREFETCH_BYTES = 32 << 20
 
 assert RECORD_HEADER_BYTES % RECORD_ALIGN_BYTES == 0
 assert BODY_BYTES_MAX < BATCH_RAW_BYTES_MAX < REQUEST_BYTES_MAX < RECORD_BYTES_MAX
+assert BATCH_RAW_BYTES_MAX + META_BYTES_MAX + 1024 < FRAME_BYTES_MAX, "a record is one frame"
 assert SEND_DEADLINE_MAX_MS * 10 <= PRODUCER_IDLE_MS, "a retry must meet its dedupe entry"
+assert TOPICS_MAX * QUEUES_A_TOPIC_DEFAULT <= QUEUES_MAX
 assert SEGMENT_BYTES_MIN > RESERVE_BYTES + TURN_BYTES_MAX
 assert LONG_POLL_MS <= WAIT_MS_MAX
 assert TURN_REPLY_BYTES_MAX + FETCH_BYTES_MAX < MEMORY_BYTES_MAX // 4, "two turns fit twice"

@@ -16,6 +16,7 @@ import zbroker.aio
 from zbroker import errors, limits
 from zbroker.client import asyncio as aio_face
 from zbroker.client import blocking, pull
+from zbroker.client.progress_flows import Progress
 from zbroker.wire.message import Message
 
 PAIRS = [
@@ -99,7 +100,11 @@ def test_nobody_there_is_unreachable_in_asyncio() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:9876", "tcp://host", "http://x:1", ","])
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:9876", "tcp://host", "http://x:1", ",", "tcp://h:0", "tcp://h:65536", "tcp://:1",
+     "tcp://*:1", "tcp://a b:1"],
+)
 def test_bad_address_is_invalid_argument(url: str) -> None:
     with pytest.raises(errors.InvalidArgument):
         zbroker.Client(url)
@@ -128,6 +133,12 @@ def client():
         ({"keys": ["k" * 129]}, errors.TooLarge),
         ({"headers": {"h": "v" * 40_000}}, errors.TooLarge),
         ({"keys": [1]}, errors.InvalidArgument),
+        ({"keys": "key"}, errors.InvalidArgument),
+        ({"keys": 1}, errors.InvalidArgument),
+        ({"headers": ["h"]}, errors.InvalidArgument),
+        ({"tag": "\udcff"}, errors.InvalidArgument),
+        ({"body": "\udcff"}, errors.InvalidArgument),
+        ({"ordering_key": "\udcff"}, errors.InvalidArgument),
         ({"topic": "no spaces"}, errors.InvalidArgument),
         ({"topic": ""}, errors.InvalidArgument),
         ({"body": object()}, errors.InvalidArgument),
@@ -154,6 +165,12 @@ def test_send_many_checks_all_before_the_first(client) -> None:
     assert list(producer.send_many("t", [])) == []
 
 
+@pytest.mark.parametrize("one", ["text", b"bytes", {"a": 1}, Message(b"x"), 5])
+def test_send_many_does_not_take_one_message_apart(client, one) -> None:
+    with pytest.raises(errors.InvalidArgument, match="put it in a list"):
+        client.producer().send_many("t", one)
+
+
 def test_full_buffer_raises_busy_or_blocks_for_its_timeout(client) -> None:
     quick = client.producer(buffer_messages=3, on_full="raise")
     for _ in range(3):
@@ -177,6 +194,7 @@ def test_after_close_everything_is_closed() -> None:
     for use in (
         lambda: producer.send("t", b"x"), lambda: producer.submit("t", b"x"), client.producer,
         lambda: consumer.poll(0), lambda: client.admin().topics(), consumer.commit,
+        lambda: consumer.subscribe("t"), lambda: consumer.seek(("t", 0), 1),
     ):
         with pytest.raises(errors.Closed):
             use()
@@ -187,17 +205,19 @@ def test_after_fork_the_child_gets_a_clear_error() -> None:
     code = (
         "import os, sys, zbroker\n"
         f"client = zbroker.Client({NOBODY!r}); producer = client.producer()\n"
+        "consumer = client.pull_consumer()\n"
         "pid = os.fork()\n"
         "if not pid:\n"
-        "    try: producer.send('t', b'x')\n"
-        "    except zbroker.Closed as error: print(error, flush=True)\n"
+        "    for use in (lambda: producer.send('t', b'x'), consumer.poll):\n"
+        "        try: use()\n"
+        "        except zbroker.Closed as error: print(error, flush=True)\n"
         "    os._exit(0)\n"
         "os.waitpid(pid, 0); os._exit(0)\n"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True
     )
-    assert "made before a fork" in answer.stdout
+    assert answer.stdout.count("made before a fork") == 2
 
 
 def test_closed_producer_takes_nothing_more(client) -> None:
@@ -208,6 +228,22 @@ def test_closed_producer_takes_nothing_more(client) -> None:
         with pytest.raises(errors.Closed):
             method("t", b"x")
     assert not producer.submit("t", b"x").done(), "the client and its other producers go on"
+
+
+def test_defect_in_one_operation_leaves_the_client_alive(client) -> None:
+    def broken():
+        yield []
+        raise AttributeError("a defect")
+
+    with pytest.raises(errors.Internal, match="a defect"):
+        client.run(broken(), 5)
+    assert not client.producer().submit("t", b"x").done()
+
+
+@pytest.mark.parametrize("progress", ["x", -1, None, Progress(1, ((1,),))])
+def test_progress_that_is_none_is_refused(client, progress) -> None:
+    with pytest.raises(errors.InvalidArgument):
+        client.pull_consumer("g").commit({("t", 0): progress})
 
 
 def test_reader_without_group_cannot_commit(client) -> None:

@@ -19,6 +19,7 @@ class Finding(ClientSim):
         self.unconfirmed = 0
         self.asked: list[list[str]] = []
         self.refusal: ZBrokerError | None = None
+        self.known_after = 0
         self.found: list[Any] = []
 
     def answer(self, request: ops.AnyRequest, payload: list[bytes]) -> ops.Value:
@@ -27,6 +28,7 @@ class Finding(ClientSim):
             if self.young:
                 self.young -= 1
                 raise make("NOT_READY")
+            self.exists |= len(self.asked) == self.known_after
         if isinstance(request, ops.TopicCreate) and self.refusal is not None:
             raise self.refusal
         return super().answer(request, payload)
@@ -75,6 +77,14 @@ def test_missing_topic_is_not_found_unless_it_may_be_created() -> None:
     sim.want("t", create=True)
     sim.run(200)
     assert codes(sim.found)[1:] == ["found"] and sim.exists
+
+
+def test_topic_that_the_nameserver_has_not_heard_of_is_found_at_the_gateway() -> None:
+    sim = Finding()
+    sim.exists, sim.known_after = False, 2  # the second question goes to the gateway
+    sim.want("t")
+    sim.run(200)
+    assert codes(sim.found) == ["found"]
 
 
 def test_refused_creation_says_why() -> None:

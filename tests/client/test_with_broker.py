@@ -103,6 +103,20 @@ def test_progress_is_committed_and_continued(client: zbroker.Client) -> None:
     assert two.committed(("progress", 0)) == Progress(5, ((7, 9),)), "it never lowers"
 
 
+def test_progress_of_a_queue_that_is_not_read_here(broker: Broker) -> None:
+    with zbroker.Client(broker.url) as one:
+        one.admin().create_topic("afar", queues=2)
+        one.producer().send("afar", b"x", queue=0)
+        one.pull_consumer("g").commit({("afar", 0): 1})
+    with zbroker.Client(broker.url) as two:
+        fresh = two.pull_consumer("g")
+        assert fresh.committed(("afar", 0)) == Progress(1)
+        with pytest.raises(zbroker.NotFound, match="topic afar has no queue 9"):
+            fresh.committed(("afar", 9))
+        fresh.subscribe("afar")
+        assert {queue.queue for queue in fresh.lag()} == {0, 1}
+
+
 def test_seek_to_words_offsets_and_times(client: zbroker.Client) -> None:
     client.admin().create_topic("seek", queues=1)
     producer = client.producer()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import lz4.frame
 import pytest
 
-from tests.shard.lone import Lone, fetching
-from zbroker import limits
-from zbroker.wire import message, ops
+from tests.shard.lone import Lone, batched, fetching
+from zbroker import errors, limits
+from zbroker.wire import batch, frames, message, ops
 from zbroker.wire.frames import Arrived
 
 
@@ -66,3 +67,32 @@ def test_tags_of_strangers_are_not_kept() -> None:
     tag = "t" * (limits.TAG_BYTES_MAX + 1)
     message.bit_of(tag)
     assert tag not in message._bits
+
+
+def test_a_record_is_never_more_than_a_reply_frame_holds() -> None:
+    lone = Lone()
+    lone.create("t")
+    queue = lone.shard.state.topics.queue("t", 0)
+    seen: list[int] = []
+    lone.shard.log.append = lambda kind, **facts: seen.append(sum(map(len, facts["body"])))  # type: ignore[assignment,method-assign]
+    head = batch.head(batched([b"a"]))
+    for size in (limits.TURN_BYTES_MAX - 100, limits.BATCH_RAW_BYTES_MAX):
+        lone.shard.journal.add_batch(queue, bytes(size), head, lone.now)
+    lone.shard.journal.settle()
+    assert len(seen) == 2 and max(seen) + 1_024 < limits.FRAME_BYTES_MAX
+
+
+def test_a_packed_batch_is_not_larger_than_an_unpacked_one_may_be() -> None:
+    payload = message.encode_messages([(b"a",)])
+    packed = lz4.frame.compress(payload) + b"\x50\x2a\x4d\x18" + bytes(4)  # a skippable frame
+    packed += bytes(limits.BATCH_RAW_BYTES_MAX)
+    data = batch.encode(packed, 1, born_ms=0, flags=batch.LZ4 | batch.NO_CHECKSUM)
+    with pytest.raises(errors.TooLarge):
+        batch.admit(data)
+
+
+def test_a_long_return_address_is_refused() -> None:
+    most = bytes(limits.RETURN_ADDRESS_BYTES_MAX)
+    assert frames.split([b"peer", most, b"", b"{}"]).address == [b"peer", most, b""]
+    with pytest.raises(errors.Malformed):
+        frames.split([b"peer", most + b"x", b"", b"{}"])

@@ -80,6 +80,8 @@ def test_folder_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
         Folder.open(tmp_path / "file", 1)
     with pytest.raises(InvalidArgument, match=r"cannot be written.*--data"):
         Folder.open(tmp_path / "file" / "below", 1)
+    with pytest.raises(InvalidArgument, match=r"cannot be written.*--data"):
+        Folder.open(Path("/proc/none"), 1)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -118,40 +118,40 @@ def _request(client: Client, plan: Plan) -> Figures:
     endpoint = client.admin().cluster()[0].workers[mine[0].shard]
     data = batch.encode(encode_messages([(bytes(plan.size),)]), 1, born_ms=wall_ms())
     entries = [ops.BatchEntry(plan.names[0], q.queue, 1, len(data), info.id) for q in mine]
-
-    def header(number: int) -> bytes:
-        entry = entries[number % len(entries)]
-        return codec.encode_request(ops.Produce(id=number, batches=[entry]))
-
+    headers = [
+        codec.encode_request(ops.Produce(id=slot, batches=[entries[slot % len(entries)]]))
+        for slot in range(min(limits.BENCH_ECHO_IN_FLIGHT, plan.messages))
+    ]
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = 0
         socket.rcvtimeo = int(limits.BENCH_TIMEOUT_S * 1000)
         socket.connect(endpoint)
-        return _keep_in_flight(socket, header, data, plan.messages)
+        return _keep_in_flight(socket, headers, data, plan.messages)
 
 
 def _keep_in_flight(
-    socket: zmq.Socket[bytes], header: Callable[[int], bytes], data: bytes, messages: int
+    socket: zmq.Socket[bytes], headers: list[bytes], data: bytes, messages: int
 ) -> Figures:
+    """Keeps one request a header outstanding; its id is its place, used again when answered."""
     send, recv = socket.send, socket.recv
-    started: dict[int, float] = {}
+    started = [0.0] * len(headers)
     latencies = []
 
-    def ask_one(number: int) -> None:
-        started[number] = _clock()
+    def ask_one(slot: int) -> None:
+        started[slot] = _clock()
         send(b"", _MORE)
-        send(header(number), _MORE)
+        send(headers[slot], _MORE)
         send(data)
 
     begun = _clock()
-    for number in range(min(limits.BENCH_ECHO_IN_FLIGHT, messages)):
-        ask_one(number)
-    for number in range(limits.BENCH_ECHO_IN_FLIGHT, messages + limits.BENCH_ECHO_IN_FLIGHT):
+    for slot in range(len(headers)):
+        ask_one(slot)
+    for number in range(len(headers), messages + len(headers)):
         recv()
-        head = _accepted(recv())
-        latencies.append(_clock() - started.pop(int(head.id or 0)))
+        slot = int(_accepted(recv()).id or 0)
+        latencies.append(_clock() - started[slot])
         if number < messages:
-            ask_one(number)
+            ask_one(slot)
     return Figures(messages, _clock() - begun, latencies)
 
 

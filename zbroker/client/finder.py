@@ -1,8 +1,9 @@
 """Finding topics: asks for routes, creates a topic on first send, refreshes what is in use.
 
 One `routes` request is outstanding at a time; what is wanted meanwhile goes with the next. A topic
-that no NameServer knows is only then missing when a directory says so: for a producer the finder
-asks one to create it (`auto`), which answers the topic that is there or why it may not be.
+that no NameServer knows is only then missing when the brokers say so too. To send, the finder asks
+a directory to create it (`auto`), which answers the topic that is there or why it may not be; to
+read, it asks the gateways.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ _NAMES_BYTES_MAX = limits.HEADER_BYTES_MAX * 3 // 4
 
 
 class _Want:
-    __slots__ = ("asked", "create", "deadline", "found", "patient", "ready")
+    __slots__ = ("asked", "create", "deadline", "found", "patient", "ready", "sure")
 
     def __init__(
         self, create: bool, ready: bool, patient: bool, deadline: int, found: Found
     ) -> None:
         self.create, self.ready, self.patient = create, ready, patient
         self.deadline, self.found = deadline, found
-        self.asked = False
+        self.asked = self.sure = False
 
 
 class Finder:
@@ -204,16 +205,44 @@ class Finder:
     def _create(self, missing: list[str], now: int) -> None:
         for name in missing:
             wants = self._wants[name]
-            gone = [want for want in wants if not (want.create or want.patient)]
-            self._wants[name] = [want for want in wants if want not in gone]
-            for want in gone:
-                want.found(self._missing(name), now)
-            if not self._wants[name]:
-                del self._wants[name]
-            elif not any(want.create for want in self._wants[name]):
+            unsure = [want for want in wants if not (want.create or want.patient or want.sure)]
+            if unsure:
+                self._make_sure(name, unsure, now)
+            if not any(want.create for want in wants):
                 continue
-            elif name not in self._creating and len(self._creating) < limits.CREATES_IN_FLIGHT:
+            if name not in self._creating and len(self._creating) < limits.CREATES_IN_FLIGHT:
                 self._ask_directory(name, now)
+
+    def _make_sure(self, name: str, wants: list[_Want], now: int) -> None:
+        """Asks the gateways: a NameServer hears of a new topic only after some 50 ms."""
+        places = [Place(broker, -1) for broker in self._session.places.brokers]
+        left = len(places)
+
+        def answered(_: Call, result: Any, __: list[bytes], now: int) -> None:
+            nonlocal left
+            left -= 1
+            if not isinstance(result, ZBrokerError):
+                self._changed(self._session.places.merge(result), now)
+            if not left and self._session.places.topic(name) is None:
+                self._end(name, wants, now)
+
+        deadline = min(max(want.deadline for want in wants), now + self._connect_ms)
+        for want in wants:
+            want.sure = True
+        for place in places:
+            self._session.call(place, ops.Routes(id=0, topics=[name]), now, deadline, answered)
+        if not places:
+            self._end(name, wants, now)
+
+    def _end(self, name: str, wants: list[_Want], now: int) -> None:
+        """There is no such topic: tells those of `wants` that still wait."""
+        waiting = self._wants.pop(name, [])
+        rest = [want for want in waiting if want not in wants]
+        if rest:
+            self._wants[name] = rest
+        for want in waiting:
+            if want in wants:
+                want.found(self._missing(name), now)
 
     def _ask_directory(self, name: str, now: int) -> None:
         broker = min(self._session.places.brokers, default="")

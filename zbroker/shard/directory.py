@@ -54,6 +54,7 @@ class TopicTable:
     """All topics of a broker group; empty on every shard but 0.
 
     Attributes:
+        queues: of all topics, counted.
         version: grows with each change in this process life.
         changed: version of the last change of each id, in that order; what followers ask for.
         end_waits: by ended id, the shards that have not confirmed the end.
@@ -65,7 +66,7 @@ class TopicTable:
         self.ended: dict[str, EndedRow] = {}
         self.ended_names: dict[str, int] = {}
         self.end_waits: dict[str, set[int]] = {}
-        self.version = 0
+        self.queues = self.version = 0
         self.changed: dict[str, int] = {}
 
     def apply_topic(self, record: Record) -> None:
@@ -73,6 +74,8 @@ class TopicTable:
         self._put(msgspec.convert(_decode(record.meta), TopicRow))
 
     def _put(self, row: TopicRow) -> None:
+        before = self.by_id.get(row.id)
+        self.queues += len(row.placed) - (len(before.placed) if before is not None else 0)
         self.by_name[row.name] = self.by_id[row.id] = row
         self._touch(row.id)
 
@@ -88,8 +91,10 @@ class TopicTable:
 
     def _end(self, row: EndedRow) -> None:
         known = self.by_id.pop(row.id, None)
-        if known is not None and self.by_name.get(row.name) is known:
-            del self.by_name[row.name]
+        if known is not None:
+            self.queues -= len(known.placed)
+            if self.by_name.get(row.name) is known:
+                del self.by_name[row.name]
         self.ended[row.id] = row
         self.ended_names[row.name] = row.ended_ms
         self.end_waits[row.id] = {shard for shard in row.placed if shard >= 0}

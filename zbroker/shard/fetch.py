@@ -10,7 +10,7 @@ drops everything still advances, and a poll that ends by time reports how far.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -38,10 +38,12 @@ class Cold(Exception):
 class Poll:
     """One fetch while it is served: where each of its queues is."""
 
-    __slots__ = ("bits", "event", "force", "offsets", "queues", "tags", "until_ms")
+    __slots__ = ("bits", "event", "force", "offsets", "queues", "size", "tags", "until_ms")
 
     def __init__(self, event: Arrived, request: ops.Fetch, now: int) -> None:
         self.event, self.until_ms = event, now + request.wait_ms
+        self.size = len(event.header)
+        event.header, event.payload = b"", []  # while it waits nobody needs them
         self.offsets = [entry.offset for entry in request.queues]
         self.queues: list[QueueState] = []
         self.tags = frozenset(request.tags)
@@ -57,7 +59,7 @@ class Poll:
 class Reply:
     """The answer of a fetch while it is put together."""
 
-    __slots__ = ("frames", "header_room", "messages", "most", "plain", "room", "rows")
+    __slots__ = ("frames", "header_room", "messages", "most", "plain", "raw_room", "room", "rows")
 
     def __init__(self, request: ops.Fetch) -> None:
         self.rows: list[ops.Fetched] = []
@@ -65,6 +67,7 @@ class Reply:
         self.messages: list[ops.PlainFetched] = []
         self.plain = request.form == "plain"
         self.room = max(1, min(request.max_bytes, limits.FETCH_BYTES_MAX))
+        self.raw_room = limits.FETCH_RAW_BYTES_MAX
         self.header_room = limits.ROUTES_COST_MAX
         most = limits.PLAIN_FETCH_MESSAGES_MAX
         self.most = min(request.max_messages or most, most)
@@ -99,6 +102,7 @@ class Fetching:
         self._times: list[tuple[int, int, Poll]] = []
         self._cold: dict[Poll, tuple[int, int]] = {}
         self._warming: dict[Poll, None] = {}
+        self._waiting_bytes = 0
         self._turn = 0
         self.beyond_mark = False  # a deliberate defect, switched on by tests only
 
@@ -138,13 +142,16 @@ class Fetching:
             poll.offsets = before  # what the reply held is read again
         if cold is None and (reply.rows or poll.until_ms <= now):
             self._send(poll, reply)
-        elif self.parked >= limits.PARKED_POLLS_MAX:
+        elif (
+            self.parked >= limits.PARKED_POLLS_MAX
+            or self._waiting_bytes + poll.size > limits.PARKED_HEADERS_BYTES_MAX
+        ):
             self._answers.refuse(
-                poll.event, errors.make("BUSY", f"{limits.PARKED_POLLS_MAX} polls wait already")
+                poll.event, errors.make("BUSY", f"{self.parked} polls wait already")
             )
         elif cold is not None:
             self._cold[poll] = (cold.position, cold.length)
-            self._note_session(poll)
+            self._note_waiting(poll)
         else:
             self._park(poll)
 
@@ -175,7 +182,7 @@ class Fetching:
             try:
                 queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
                 looked[at] = queue
-                if not reply.full:
+                if not reply.full and reply.raw_room > 0:
                     self._one(poll, reply, at, queue, request)
             except ZBrokerError as error:
                 reply.rows.append(ops.Fetched(at=at, error=codec.error_fields(error)))
@@ -217,12 +224,14 @@ class Fetching:
                 return None
             poll.offsets[at] = following
             if reply.plain:
-                row = self._plain(poll, reply, at, queue, offset, data, request)
+                row = self._plain(poll, reply, at, queue, offset, data)
             else:
-                row = self._framed(poll, reply, at, data, request)
+                row = self._framed(poll, reply, at, offset, data, request)
             if row is not None:
                 return row
-            offset = following
+            offset = poll.offsets[at]
+            if reply.raw_room <= 0:
+                break
         return ops.Fetched(at=at, next=offset)
 
     def _records(
@@ -251,29 +260,53 @@ class Fetching:
         poll: Poll,
         reply: Reply,
         at: int,
+        offset: int,
         data: list[tuple[bytes, int]],
         request: ops.Fetch,
     ) -> ops.Fetched | None:
-        frame, kept = self._frame(poll, data, request)
-        if not kept:
+        if poll.tags or "lz4" not in request.accept:
+            parts = self._made(poll, reply, at, offset, data)
+        else:
+            parts = [run for run, _ in data]
+        if not parts:
             return None
+        frame = parts[0] if len(parts) == 1 else b"".join(parts)
         reply.room -= len(frame)
         reply.frames.append(frame)
         return ops.Fetched(at=at, next=poll.offsets[at], frame=len(reply.frames) - 1)
 
-    def _frame(
-        self, poll: Poll, data: list[tuple[bytes, int]], request: ops.Fetch
-    ) -> tuple[bytes, int]:
-        if poll.tags:
-            parts = [selecting.filtered(run, where, poll.tags, poll.bits) for run, where in data]
-            return b"".join(part for part, _ in parts), sum(kept for _, kept in parts)
-        if "lz4" not in request.accept:
-            frame = b"".join(selecting.unpacked(run, where) for run, where in data)
-        elif len(data) == 1:
-            frame = data[0][0]
-        else:
-            frame = b"".join(run for run, _ in data)
-        return frame, len(frame)
+    def _made(
+        self, poll: Poll, reply: Reply, at: int, offset: int, data: list[tuple[bytes, int]]
+    ) -> list[bytes]:
+        """What is left of each batch, in a record of its own; at most one is over the room."""
+        parts: list[bytes] = []
+        size = 0
+        for placed in self._batches(poll, reply, at, offset, data):
+            if poll.tags:
+                part = selecting.filtered(placed, poll.tags, poll.bits)
+            else:
+                part = selecting.unpacked(placed)
+            size += len(part)
+            if parts and size > reply.room:
+                poll.offsets[at] = placed.offset
+                break
+            if part:
+                parts.append(part)
+        return parts
+
+    def _batches(
+        self, poll: Poll, reply: Reply, at: int, offset: int, data: list[tuple[bytes, int]]
+    ) -> Iterator[selecting.Placed]:
+        """The batches that end beyond `offset`, as many as may be unpacked, and one at least."""
+        for run, position in data:
+            for placed in selecting.batches(run, position):
+                if placed.offset + placed.head.count <= offset:
+                    continue
+                if reply.raw_room <= 0:
+                    poll.offsets[at] = placed.offset
+                    return
+                reply.raw_room -= placed.head.raw_bytes
+                yield placed
 
     def _plain(
         self,
@@ -283,12 +316,11 @@ class Fetching:
         queue: QueueState,
         offset: int,
         data: list[tuple[bytes, int]],
-        request: ops.Fetch,
     ) -> ops.Fetched | None:
         where = f"{queue.topic_id}.{queue.number}"
         before = len(reply.messages)
-        for run, position in data:
-            for facts, body in selecting.plain(run, position, at, offset, where, poll.tags):
+        for placed in self._batches(poll, reply, at, offset, data):
+            for facts, body in selecting.plain(placed, at, offset, where, poll.tags):
                 if reply.full:
                     poll.offsets[at] = facts.offset
                     return ops.Fetched(at=at, next=facts.offset)
@@ -305,20 +337,22 @@ class Fetching:
         heapq.heappush(self._times, (poll.until_ms, self._turn, poll))
         if len(self._times) > 2 * len(self._parked) + limits.TURN_REQUESTS_MAX:
             self._forget_times()
-        self._note_session(poll)
+        self._note_waiting(poll)
         for queue in poll.queues:
             queue.waiters[poll] = None
 
-    def _note_session(self, poll: Poll) -> None:
+    def _note_waiting(self, poll: Poll) -> None:
+        self._waiting_bytes += poll.size
         if poll.session:
             self._sessions[poll.session] = poll
 
     def _forget_times(self) -> None:
-        """Drops the times of polls that were answered long before: a busy queue makes many."""
-        self._times = [time for time in self._times if time[2] in self._parked]
+        """One time a poll that waits: others were answered, or woken and parked again."""
+        self._times = [(poll.until_ms, turn, poll) for turn, poll in enumerate(self._parked)]
         heapq.heapify(self._times)
 
     def _unpark(self, poll: Poll) -> None:
+        self._waiting_bytes -= poll.size
         self._parked.pop(poll, None)
         self._cold.pop(poll, None)
         self._warming.pop(poll, None)

@@ -79,8 +79,8 @@ class Following:
         if now >= self._ping_ms:
             self._ping_ms = now + limits.PING_EVERY_MS
             self._answers.ask(DOOR, ops.Ping(id=_PING))
-        if now < self._due_ms:
-            return
+        if now < self._due_ms or self._to_confirm is not None:
+            return  # nothing more is taken before what was taken is on disk
         self._count += 1
         request: ops.Request
         if self._confirming:
@@ -98,6 +98,8 @@ class Following:
 
     def next_deadline(self) -> int:
         """When to ask again."""
+        if self._to_confirm is not None:
+            return self._ping_ms
         return min(self._due_ms, self._ping_ms)
 
     def ask_again(self, now: int) -> None:
@@ -147,7 +149,6 @@ class Following:
             self._listed = None
         if have or told.deleted or adopt:
             self._to_confirm = (self._journal.log.end, self._confirms(have, told.deleted, adopt))
-            self._due_ms = now + limits.FOLLOW_WAIT_MS
         elif not told.more:
             self.synced = True
 

@@ -88,6 +88,9 @@ class Journal:
         if not self._open:
             self.begin(now)
         group = queue.group
+        if group is not None and group.size + len(data) > limits.TURN_BYTES_MAX:
+            self._append_group(group)  # a record is one frame of a reply: it must not grow
+            group = None
         if group is None:
             group = queue.group = self._groups[queue.id] = Group(queue)
         offset: int = queue.next
@@ -101,8 +104,6 @@ class Journal:
         group.bodies.append(data)
         group.size += len(data)
         self.size += len(data)
-        if group.size > limits.TURN_BYTES_MAX:
-            self._append_group(group)
         return offset
 
     def _append_group(self, group: Group) -> None:

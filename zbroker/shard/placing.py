@@ -120,6 +120,7 @@ class Placing:
                 f"{limits.TOPICS_MAX} topics exist, no more fit",
                 limit=limits.TOPICS_MAX,
             )
+        self._check_room(queues)
         topic_id = self._new_id()
         start = int(topic_id, 16)
         placed = [(start + number) % self._shards for number in range(queues)]
@@ -128,6 +129,14 @@ class Placing:
         row = TopicRow(name, topic_id, placed, list(range(queues)))
         self._write(row, now)
         return row
+
+    def _check_room(self, more: int) -> None:
+        if self._table.queues + more > limits.QUEUES_MAX:
+            raise TooLarge(
+                f"{self._table.queues} queues exist, {more} more do not fit: at most "
+                f"{limits.QUEUES_MAX}",
+                limit=limits.QUEUES_MAX,
+            )
 
     def _write(self, row: TopicRow, now: int) -> None:
         self._journal.write(Kind.TOPIC, now, meta=row)
@@ -156,6 +165,7 @@ class Placing:
                 f"topic {row.name} has {have} queues: they may only grow, not shrink to "
                 f"{request.queues}"
             )
+        self._check_room(max(0, request.queues - have))
         placed = list(row.placed)
         while len(placed) < request.queues:
             placed.append((placed[-1] + 1) % self._shards)
@@ -207,6 +217,7 @@ class Placing:
 
     def _wait(self, event: Arrived, topic_id: str, now: int) -> None:
         if self._left(topic_id) and len(self._waiting) < limits.PARKED_POLLS_MAX:
+            event.header, event.payload = b"", []
             self._waiting.append(Waiting(event, topic_id, now + limits.CONFIRM_WAIT_MS))
         else:
             self._answer(event, topic_id, done=True)
@@ -301,6 +312,7 @@ class Placing:
         if news or not request.wait_ms or len(self._polls) >= limits.PARKED_POLLS_MAX:
             self._tell(event)
         else:
+            event.header, event.payload = b"", []
             self._polls.append((event, now + request.wait_ms))
 
     def _tell(self, event: Arrived) -> None:

@@ -26,6 +26,7 @@ from zbroker.wire import codec, ops
 from zbroker.wire.frames import Arrived
 
 _decode = msgspec.msgpack.Decoder().decode
+_RANGE_BYTES = 128  # in memory
 Ranges = Sequence[tuple[int, int]]
 
 
@@ -164,6 +165,7 @@ class Committing:
         self.budget = Budget()
         self._held: dict[tuple[int, int], Mark] = {}
         self._waiting: list[tuple[Arrived, list[ops.Committed]]] = []
+        self._waiting_bytes = 0
         self._due_ms: int | None = None
 
     def decide_commit(self, event: Arrived, now: int) -> None:
@@ -171,14 +173,22 @@ class Committing:
         request = event.request
         assert type(request) is ops.Commit
         try:
+            if self._waiting_bytes > limits.COMMITS_HELD_BYTES_MAX:
+                raise errors.make("BUSY", "too many commits wait to be written")
             group_id = self._group_id(request.group, now)
         except ZBrokerError as error:
             self._answers.refuse(event, error)
             return
         rows = [self._join(group_id, entry) for entry in request.entries]
         self._waiting.append((event, rows))
-        held = self.pending_bytes()
-        many = len(self._waiting) >= limits.REPLIES_HELD_MAX or held > limits.PROGRESS_HELD_BYTES
+        ranges = sum(len(row.ranges) for row in rows)
+        self._waiting_bytes += 8 * len(event.header) + _RANGE_BYTES * ranges
+        event.header, event.payload = b"", []
+        many = (
+            len(self._waiting) >= limits.REPLIES_HELD_MAX
+            or self.pending_bytes() > limits.PROGRESS_HELD_BYTES
+            or self._waiting_bytes > limits.COMMITS_HELD_BYTES_MAX
+        )
         due_ms = now if request.urgent or many else now + self.budget.interval_ms
         self._due_ms = due_ms if self._due_ms is None else min(due_ms, self._due_ms)
 
@@ -245,9 +255,12 @@ class Committing:
         """There is no room for what is held: it is forgotten, and everyone is told."""
         self._due_ms = None
         self._held.clear()
-        waiting, self._waiting = self._waiting, []
-        for event, _ in waiting:
+        for event, _ in self._take_waiting():
             self._answers.refuse(event, error)
+
+    def _take_waiting(self) -> list[tuple[Arrived, list[ops.Committed]]]:
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        return waiting
 
     def tick(self, now: int) -> None:
         """Writes held commits that are due."""
@@ -268,8 +281,7 @@ class Committing:
             for chunk in _chunks(entries):
                 record = self._journal.write(Kind.PROGRESS, now, body=chunk)
                 self.budget.spent(record.length, self._journal.log.end, now)
-        waiting, self._waiting = self._waiting, []
-        for event, rows in waiting:
+        for event, rows in self._take_waiting():
             result = ops.CommitResult(entries=rows, commit_after_ms=self.budget.interval_ms)
             self._answers.stored(event, result)
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
+import msgspec
+
 from zbroker import errors, limits
 from zbroker.errors import Malformed, TooLarge, ZBrokerError
 from zbroker.shard.answers import Answers
@@ -21,6 +23,7 @@ from zbroker.shard.topics import LocalTopics, QueueState
 from zbroker.wire import batch, codec, message, ops
 from zbroker.wire.frames import Arrived
 
+_encode = msgspec.msgpack.Encoder().encode
 _WINDOW = limits.PRODUCER_WINDOW_BATCHES
 _RECORD_AROUND_BYTES = limits.RECORD_HEADER_BYTES + limits.RECORD_ALIGN_BYTES
 _PLAIN_AROUND_BYTES = 16  # array and body heads of one message
@@ -240,11 +243,11 @@ def _plain_batch(
 def log_bytes(event: Arrived) -> int:
     """A bound for the bytes that a produce takes in the log.
 
-    In plain form the worker makes the batch, of the bodies and of what the header says of them.
+    In plain form the worker makes the batch, of the bodies and of what stands beside them.
     """
     request = event.request
     assert type(request) is ops.Produce
     size = sum(map(len, event.payload)) + (len(request.batches) + 2) * _RECORD_AROUND_BYTES
     if request.form == "plain":
-        size += len(event.header) + len(event.payload) * _PLAIN_AROUND_BYTES
+        size += len(_encode(request.messages)) + len(event.payload) * _PLAIN_AROUND_BYTES
     return size

@@ -36,47 +36,38 @@ def batches(data: bytes, position: int) -> Iterator[Placed]:
             offset += head.count
 
 
-def unpacked(data: bytes, position: int) -> bytes:
-    """The run with lz4 undone, for a reader that cannot: each batch in a record of its own."""
-    parts = []
-    for placed in batches(data, position):
-        found, begin, head, offset = placed
-        body = found.body[begin : begin + batch.HEADER_BYTES + head.stored_bytes]
-        if head.flags & batch.LZ4:
-            raw = bytes(batch.payload(found.body, begin, head))
-            body = _again(raw, head, head.count, head.flags & ~batch.LZ4)
-        parts.append(_record(found, offset, head.count, body))
-    return b"".join(parts)
+def unpacked(placed: Placed) -> bytes:
+    """A batch with lz4 undone, in a record of its own, for a reader that cannot undo it."""
+    found, begin, head, offset = placed
+    body = found.body[begin : begin + batch.HEADER_BYTES + head.stored_bytes]
+    if head.flags & batch.LZ4:
+        raw = bytes(batch.payload(found.body, begin, head))
+        body = _again(raw, head, head.count, head.flags & ~batch.LZ4)
+    return _record(found, offset, head.count, body)
 
 
-def filtered(data: bytes, position: int, tags: frozenset[str], bits: int) -> tuple[bytes, int]:
-    """The run with only the messages that have one of `tags`, and how many these are.
+def filtered(placed: Placed, tags: frozenset[str], bits: int) -> bytes:
+    """A batch with only the messages that have one of `tags`, in a record; empty if none has.
 
     Args:
-        data: a verified run of records.
-        position: its place in the log.
+        placed: the batch.
         tags: the wanted tags.
         bits: `message.bits_of(tags)`.
     """
-    parts: list[bytes] = []
-    kept = 0
-    for placed in batches(data, position):
-        found, begin, head, offset = placed
-        if head.tag_bits and not head.tag_bits & bits:
-            continue
-        places, messages = batch.messages(found.body, begin, head)
-        wanted = [place for place, one in zip(places, messages, strict=True) if one.tag in tags]
-        if not wanted:
-            continue
-        kept += len(wanted)
-        if len(wanted) == head.count:
-            body = found.body[begin : begin + batch.HEADER_BYTES + head.stored_bytes]
-        else:
-            left = message.encode_sparse(wanted, [messages[place] for place in wanted])
-            flags = (head.flags & ~batch.LZ4) | batch.SPARSE
-            body = _again(left, head, len(wanted), flags)
-        parts.append(_record(found, offset, head.count, body))
-    return b"".join(parts), kept
+    found, begin, head, offset = placed
+    if head.tag_bits and not head.tag_bits & bits:
+        return b""
+    places, messages = batch.messages(found.body, begin, head)
+    wanted = [place for place, one in zip(places, messages, strict=True) if one.tag in tags]
+    if not wanted:
+        return b""
+    if len(wanted) == head.count:
+        body = found.body[begin : begin + batch.HEADER_BYTES + head.stored_bytes]
+    else:
+        left = message.encode_sparse(wanted, [messages[place] for place in wanted])
+        flags = (head.flags & ~batch.LZ4) | batch.SPARSE
+        body = _again(left, head, len(wanted), flags)
+    return _record(found, offset, head.count, body)
 
 
 def _again(payload: bytes, head: batch.Head, count: int, flags: int) -> bytes:
@@ -109,33 +100,30 @@ def _record(found: Record, offset: int, count: int, body: bytes) -> bytes:
 
 
 def plain(
-    data: bytes, position: int, at: int, offset: int, topic: str, tags: frozenset[str]
+    placed: Placed, at: int, offset: int, topic: str, tags: frozenset[str]
 ) -> Iterator[tuple[ops.PlainFetched, bytes]]:
-    """Yields the messages of a run from `offset` on, one by one, with their bodies.
+    """Yields the messages of a batch from `offset` on, one by one, with their bodies.
 
     Args:
-        data: a verified run of records.
-        position: its place in the log.
+        placed: the batch.
         at: the queue's place in the request.
         offset: where the reader is.
         topic: `topic id.queue`, for the ids of messages without a producer id.
         tags: the wanted tags; empty for all.
     """
-    for found, begin, head, first in batches(data, position):
-        if first + head.count <= offset:
+    found, begin, head, first = placed
+    places, messages = batch.messages(found.body, begin, head)
+    for place, one in zip(places, messages, strict=True):
+        here = first + place
+        if here < offset or (tags and one.tag not in tags):
             continue
-        places, messages = batch.messages(found.body, begin, head)
-        for place, one in zip(places, messages, strict=True):
-            here = first + place
-            if here < offset or (tags and one.tag not in tags):
-                continue
-            yield ops.PlainFetched(
-                at=at,
-                offset=here,
-                message_id=batch.message_id(head, place, f"{topic}.{here}"),
-                born_ms=head.born_ms,
-                stored_ms=found.time_ms,
-                tag=one.tag,
-                keys=one.keys,
-                headers=one.headers,
-            ), one.body
+        yield ops.PlainFetched(
+            at=at,
+            offset=here,
+            message_id=batch.message_id(head, place, f"{topic}.{here}"),
+            born_ms=head.born_ms,
+            stored_ms=found.time_ms,
+            tag=one.tag,
+            keys=one.keys,
+            headers=one.headers,
+        ), one.body

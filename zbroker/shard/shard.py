@@ -212,7 +212,7 @@ class Shard:
         return True
 
     def _is_new(self, topic: str) -> bool:
-        return self.placing is not None and topic not in self.state.topics.by_name
+        return self.placing is not None and topic not in self.state.directory.by_name
 
     def _defer(self, event: Arrived) -> None:
         """Keeps a request that writes until the next segment is there."""

@@ -34,10 +34,10 @@ class State:
     """
 
     def __init__(self, shard: int) -> None:
-        self.topics = LocalTopics(shard)
+        self.directory = TopicTable()
+        self.topics = LocalTopics(shard, self.directory.by_name)
         self.producers = Producers()
         self.progress = ProgressTable()
-        self.directory = TopicTable()
         self.epoch_meta: dict[str, Any] = {}
         self._apply: dict[int, Callable[[Record], object]] = {
             Kind.EPOCH: self._apply_epoch,

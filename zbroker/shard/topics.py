@@ -8,7 +8,7 @@ ended; a queue that the directory does not know is offered back to it, never del
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -59,10 +59,11 @@ class LocalTopics:
 
     Args:
         shard: number of this shard.
+        placed: topics of the whole broker group by name, as their directory has them (shard 0).
     """
 
-    def __init__(self, shard: int) -> None:
-        self.shard = shard
+    def __init__(self, shard: int, placed: Container[str] = ()) -> None:
+        self.shard, self._placed = shard, placed
         self.by_name: dict[str, LocalTopic] = {}
         self.by_topic_id: dict[str, LocalTopic] = {}
         self.by_id: dict[int, QueueState] = {}
@@ -100,7 +101,7 @@ class LocalTopics:
             return errors.make(
                 "TOPIC_CHANGED", f"topic {topic} is {found.id} here, not {topic_id}"
             )
-        if found is not None:
+        if found is not None or topic in self._placed:
             return errors.make(
                 "NOT_OWNER", f"queue {number} of {topic} is not on shard {self.shard}"
             )

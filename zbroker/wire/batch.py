@@ -160,6 +160,11 @@ def _admit_by_step(data: bytes) -> tuple[bytes, Head]:
         raise Malformed(
             f"batch of {HEADER_BYTES + found.stored_bytes} bytes in {len(data)} bytes"
         )
+    if found.stored_bytes > limits.BATCH_RAW_BYTES_MAX:
+        raise TooLarge(
+            f"batch of {found.stored_bytes} bytes: at most {limits.BATCH_RAW_BYTES_MAX}",
+            limit=limits.BATCH_RAW_BYTES_MAX,
+        )
     if found.flags & SPARSE:
         raise Malformed("a sparse batch cannot be produced")
     if not found.count:

@@ -40,7 +40,7 @@ def split(frames: list[bytes], payload_max: int = limits.REQUEST_FRAMES_MAX) -> 
         payload_max: payload frames allowed.
 
     Raises:
-        Malformed: no empty frame within the first five, or no header.
+        Malformed: no empty frame within the first five, a long address, or no header.
         TooLarge: more payload frames or a longer header than allowed.
     """
     try:
@@ -48,6 +48,8 @@ def split(frames: list[bytes], payload_max: int = limits.REQUEST_FRAMES_MAX) -> 
         header = frames[empty + 1]
     except (ValueError, IndexError):
         raise Malformed("frames without an empty frame and a header behind the address") from None
+    if empty > 1 and max(map(len, frames[:empty])) > limits.RETURN_ADDRESS_BYTES_MAX:
+        raise Malformed(f"an address frame of over {limits.RETURN_ADDRESS_BYTES_MAX} bytes")
     if len(header) > limits.HEADER_BYTES_MAX and payload_max == limits.REQUEST_FRAMES_MAX:
         raise TooLarge(
             f"header of {len(header)} bytes: at most {limits.HEADER_BYTES_MAX}",

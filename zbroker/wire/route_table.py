@@ -94,4 +94,5 @@ class RouteTable:
 
 
 def _cost(row: TopicRoute) -> int:
-    return 150 + len(row.topic) + 3 * len(row.queues) + 5 * len(row.key_queues)
+    settings = limits.SETTINGS_BYTES_MAX if row.settings else 0
+    return 150 + len(row.topic) + 3 * len(row.queues) + 5 * len(row.key_queues) + settings
