@@ -7,7 +7,7 @@ becomes the root class with the two flags that came over the wire. Clients act o
 
     ZBrokerError
         NotFound            exit 4    a topic, queue, group or message does not exist
-            OffsetOutOfRange          .min_offset .max_offset
+            OffsetOutOfRange          .facts has min and max
         Unreachable         exit 5    also ConnectionError
         Timeout             exit 5    also TimeoutError
         Unavailable         exit 5    up, but not ready for this yet

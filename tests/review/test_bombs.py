@@ -62,12 +62,40 @@ def test_packed_batches_come_whole_in_bounded_replies(
 def test_a_filter_that_drops_all_works_a_bounded_while(
     lone: Lone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded = []
+    decoded: list[int] = []
     decode = message.decode_messages
-    monkeypatch.setattr(message, "decode_messages", lambda raw: decoded.append(len(raw)) or decode(raw))
+
+    def counting(raw: bytes) -> list[message.Stored]:
+        decoded.append(len(raw))
+        return decode(raw)
+
+    monkeypatch.setattr(message, "decode_messages", counting)
     twin = next(
         word for word in map(str, range(10_000)) if message.bit_of(word) == message.bit_of("red")
     )
     lone.ask(fetching([("t", 0, 0), ("t", 1, 0)], tags=[twin], max_bytes=limits.FETCH_BYTES_MAX))
     assert sum(decoded) < limits.FETCH_RAW_BYTES_MAX + limits.BATCH_RAW_BYTES_MAX
     assert read_all(lone, tags=[twin]) == [[], []]
+
+
+def test_a_produce_of_many_packed_bytes_is_taken_in_parts() -> None:
+    lone = Lone()
+    lone.create("t")
+    payload = message.encode_messages([(bytes(limits.BODY_BYTES_MAX),)] * 2)
+    sent = []
+    for at in range(20):
+        data = batch.encode(
+            payload, 2, born_ms=5, producer_id=7, base_sequence=2 * at, compress=True
+        )
+        sent.append((ops.BatchEntry("t", 0, 2, len(data)), data))
+    rounds = 0
+    while sent:
+        rounds += 1
+        entries = [entry for entry, _ in sent]
+        reply = lone.ask(ops.Produce(id=0, batches=entries), b"".join(data for _, data in sent))
+        errors = [one.error and one.error["code"] for one in reply.result.results]
+        done = errors.count(None)
+        assert 1 <= done <= limits.TURN_RAW_BYTES_MAX // len(payload) + 1
+        assert set(errors[:done]) == {None} and set(errors[done:]) <= {"BUSY"}
+        del sent[:done]
+    assert rounds > 1 and lone.offsets("t", 0).max == 40

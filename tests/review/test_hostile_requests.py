@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import lz4.frame
 import pytest
 
@@ -69,12 +71,16 @@ def test_tags_of_strangers_are_not_kept() -> None:
     assert tag not in message._bits
 
 
-def test_a_record_is_never_more_than_a_reply_frame_holds() -> None:
+def test_a_record_is_never_more_than_a_reply_frame_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     lone = Lone()
     lone.create("t")
     queue = lone.shard.state.topics.queue("t", 0)
     seen: list[int] = []
-    lone.shard.log.append = lambda kind, **facts: seen.append(sum(map(len, facts["body"])))  # type: ignore[assignment,method-assign]
+
+    def append(kind: int, body: list[bytes], **_: object) -> None:
+        seen.append(sum(map(len, body)))
+
+    monkeypatch.setattr(lone.shard.log, "append", append)
     head = batch.head(batched([b"a"]))
     for size in (limits.TURN_BYTES_MAX - 100, limits.BATCH_RAW_BYTES_MAX):
         lone.shard.journal.add_batch(queue, bytes(size), head, lone.now)
@@ -83,12 +89,33 @@ def test_a_record_is_never_more_than_a_reply_frame_holds() -> None:
 
 
 def test_a_packed_batch_is_not_larger_than_an_unpacked_one_may_be() -> None:
-    payload = message.encode_messages([(b"a",)])
-    packed = lz4.frame.compress(payload) + b"\x50\x2a\x4d\x18" + bytes(4)  # a skippable frame
-    packed += bytes(limits.BATCH_RAW_BYTES_MAX)
-    data = batch.encode(packed, 1, born_ms=0, flags=batch.LZ4 | batch.NO_CHECKSUM)
-    with pytest.raises(errors.TooLarge):
-        batch.admit(data)
+    size = 3_500_000
+    payload = message.encode_messages([(bytes(size),)])
+    around = lz4.frame.compress(b"", block_linked=False, store_size=False)
+    head = len(payload) - size
+    blocks = struct.pack("<I", 1 << 31 | head) + payload[:head] + b"\x01\0\0\x80\0" * size
+    packed = around[:7] + blocks + bytes(4)  # a block for each byte, then the end of the frame
+    assert lz4.frame.decompress(packed) == payload
+    data = bytearray(
+        batch.encode(packed, 1, born_ms=0, flags=batch.LZ4 | batch.NO_CHECKSUM)
+    )
+    struct.pack_into("<I", data, 12, len(payload))
+    with pytest.raises(errors.TooLarge, match=f"{len(packed)} bytes"):
+        batch.admit(bytes(data))
+
+
+def test_commits_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "COMMITS_HELD_BYTES_MAX", 4_000)
+    lone = Lone()
+    lone.create("t")
+    entry = ops.CommitEntry("t", 0, 0)
+    sent = [
+        lone.send(ops.Commit(id=0, group="g", entries=[entry], urgent=False)) for _ in range(20)
+    ]
+    lone.turn()  # so many are due at once
+    codes = [lone.replies[number].code for number in sent]
+    assert codes[0] == "" and codes[-1] == "BUSY"
+    assert lone.commit("g", "t", 0, 0).error is None
 
 
 def test_a_long_return_address_is_refused() -> None:

@@ -89,9 +89,11 @@ def _print_table(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    shown = list(rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
-        table.add_column(name)
-    for row in rows:
+        numbers = all(type(row.get(name)) in (int, float) for row in shown)
+        table.add_column(name, justify="right" if numbers else "left")
+    for row in shown:
         table.add_row(*(_text(row.get(name)) for name in names))
     Console().print(table)

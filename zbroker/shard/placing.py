@@ -59,6 +59,8 @@ class Placing:
         self._auto_create, self._new_id, self._on_change = auto_create, new_id, on_change
         self._waiting: list[Waiting] = []
         self._polls: list[tuple[Arrived, int]] = []
+        self._polls_due = limits.INTEGER_MAX  # when the first of them has waited long enough
+        self._polls_version = 0  # up to which they were looked through
 
     # --- create, update, delete -----------------------------------------------------------------
 
@@ -313,7 +315,11 @@ class Placing:
             self._tell(event)
         else:
             event.header, event.payload = b"", []
-            self._polls.append((event, now + request.wait_ms))
+            self._park(event, now + request.wait_ms)
+
+    def _park(self, event: Arrived, until_ms: int) -> None:
+        self._polls.append((event, until_ms))
+        self._polls_due = min(until_ms, self._polls_due)
 
     def _tell(self, event: Arrived) -> None:
         request: Any = event.request
@@ -337,14 +343,17 @@ class Placing:
 
     def wake_followers(self, now: int, everyone: bool = False) -> None:
         """Answers followers whose version is old, or whose time is up."""
-        still = []
-        for event, until_ms in self._polls:
+        version = self._table.version
+        if not everyone and version == self._polls_version and now < self._polls_due:
+            return
+        self._polls_version = version
+        polls, self._polls, self._polls_due = self._polls, [], limits.INTEGER_MAX
+        for event, until_ms in polls:
             request: Any = event.request
-            if everyone or until_ms <= now or request.version != self._table.version:
+            if everyone or until_ms <= now or request.version != version:
                 self._tell(event)
             else:
-                still.append((event, until_ms))
-        self._polls = still
+                self._park(event, until_ms)
 
     def drain(self) -> None:
         """Answers all who wait: the process stops."""
@@ -355,7 +364,9 @@ class Placing:
 
     def next_deadline(self) -> int | None:
         """When somebody has waited long enough."""
-        times = [until for _, until in self._polls] + [one.until_ms for one in self._waiting]
+        times = [one.until_ms for one in self._waiting]
+        if self._polls:
+            times.append(self._polls_due)
         return min(times, default=None)
 
     def tick(self, now: int) -> None:

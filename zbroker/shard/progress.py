@@ -26,7 +26,6 @@ from zbroker.wire import codec, ops
 from zbroker.wire.frames import Arrived
 
 _decode = msgspec.msgpack.Decoder().decode
-_RANGE_BYTES = 128  # in memory
 Ranges = Sequence[tuple[int, int]]
 
 
@@ -182,7 +181,8 @@ class Committing:
         rows = [self._join(group_id, entry) for entry in request.entries]
         self._waiting.append((event, rows))
         ranges = sum(len(row.ranges) for row in rows)
-        self._waiting_bytes += 8 * len(event.header) + _RANGE_BYTES * ranges
+        self._waiting_bytes += limits.COMMIT_HEADER_TIMES * len(event.header)
+        self._waiting_bytes += limits.COMMIT_RANGE_BYTES * ranges
         event.header, event.payload = b"", []
         many = (
             len(self._waiting) >= limits.REPLIES_HELD_MAX

@@ -25,8 +25,6 @@ from zbroker.wire.frames import Arrived
 
 _encode = msgspec.msgpack.Encoder().encode
 _WINDOW = limits.PRODUCER_WINDOW_BATCHES
-_RECORD_AROUND_BYTES = limits.RECORD_HEADER_BYTES + limits.RECORD_ALIGN_BYTES
-_PLAIN_AROUND_BYTES = 16  # array and body heads of one message
 
 
 class Producer:
@@ -97,7 +95,12 @@ class Producers:
 
 
 class Publishing:
-    """Decides `produce`."""
+    """Decides `produce`.
+
+    Attributes:
+        unpacked: bytes that packed batches have come to since the last tick; bounded, because a few
+            bytes of lz4 may stand for many and looking at them holds up the loop.
+    """
 
     def __init__(
         self, journal: Journal, topics: LocalTopics, producers: Producers, answers: Answers
@@ -105,6 +108,7 @@ class Publishing:
         self._journal, self._topics, self._producers = journal, topics, producers
         self._answers = answers
         self._plain_turn = 0
+        self.unpacked = 0
         self.dedupe = True  # switched off only by a deliberate defect in tests
 
     def decide(self, event: Arrived, now: int) -> None:
@@ -138,7 +142,11 @@ class Publishing:
             at += entry.size
             try:
                 queue = find(entry.topic, entry.queue, entry.topic_id)
+                if self.unpacked > limits.TURN_RAW_BYTES_MAX:
+                    raise errors.make("BUSY", "too much came packed at once; send it again")
                 data, head = batch.admit(data)
+                if head.flags & batch.LZ4:
+                    self.unpacked += head.raw_bytes
                 if head.count != entry.count:
                     raise Malformed(f"produce: {entry.count} messages named, {head.count} came")
                 results.append(self._store(queue, data, head, now))
@@ -247,7 +255,7 @@ def log_bytes(event: Arrived) -> int:
     """
     request = event.request
     assert type(request) is ops.Produce
-    size = sum(map(len, event.payload)) + (len(request.batches) + 2) * _RECORD_AROUND_BYTES
+    size = sum(map(len, event.payload)) + (len(request.batches) + 2) * limits.RECORD_AROUND_BYTES
     if request.form == "plain":
-        size += len(_encode(request.messages)) + len(event.payload) * _PLAIN_AROUND_BYTES
+        size += len(_encode(request.messages)) + len(event.payload) * limits.PLAIN_MESSAGE_BYTES
     return size

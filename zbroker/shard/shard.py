@@ -330,6 +330,7 @@ class Shard:
 
     def tick(self, now: int) -> None:
         """Does what is due."""
+        self.publishing.unpacked = 0
         self.fetching.tick(now)
         if self.placing is not None:
             self.placing.tick(now)
@@ -433,6 +434,10 @@ class Shard:
             self.answers.refuse(event, stopping)
         if self.placing is not None:
             self.placing.drain()
+        if self._has_room(limits.PROGRESS_AROUND_BYTES):
+            self.committing.flush(0)
+        else:
+            self.committing.refuse(stopping)
         said = self.state.epoch_meta
         if said.get("flush") == "async":  # all is on disk now: a new boot need not jump
             self.journal.write(Kind.EPOCH, 0, meta={**said, "flush": "sync"})

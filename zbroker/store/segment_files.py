@@ -48,10 +48,11 @@ class SegmentFiles:
                 not end a process that serves everything else.
             OffsetOutOfRange: retention has removed the segment.
         """
-        at = bisect_right(self.starts, position) - 1
+        starts = self.starts  # retention puts another list in its place
+        at = bisect_right(starts, position) - 1
         if at < 0:
             raise OffsetOutOfRange(f"position {position} is no longer in the log")
-        start = self.starts[at]
+        start = starts[at]
         name = log_name(start)
         try:
             data = self._file(name).read(position - start, length, wait)
@@ -74,7 +75,11 @@ class SegmentFiles:
 
     def seal(self, facts: Facts, index: bytes) -> None:
         """Takes over a sealed segment; its index is served from memory until it is saved."""
-        self.save_indexes()
+        try:
+            self.save_indexes()
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise  # a full disk must not keep the log from going on in the space it has
         self.sealed[facts.start] = facts
         self.unsaved[facts.start] = index
 
@@ -119,7 +124,8 @@ class SegmentFiles:
             number: of the queue's row.
 
         Raises:
-            Corrupted: they are damaged; the next start of the shard makes the file again.
+            Corrupted: they are damaged or cannot be read; the next start of the shard makes the
+                file again.
         """
         unsaved = self.unsaved.get(start)
         if unsaved is not None:
@@ -127,13 +133,14 @@ class SegmentFiles:
         name = index_name(start)
         try:
             return segment_index.read_entries(self._file(name), number)
-        except Corrupted as error:
+        except (Corrupted, OSError) as error:
             raise Corrupted(f"{name}: {error}; restart the shard", file=name) from None
 
     def drop_below(self, position: int) -> None:
         """Removes the files of all segments that begin below `position`, oldest first."""
-        for start in [start for start in self.starts if start < position]:
-            self.starts.remove(start)
+        dropped = [start for start in self.starts if start < position]
+        self.starts = self.starts[len(dropped) :]
+        for start in dropped:
             self.sealed.pop(start, None)
             self.unsaved.pop(start, None)
             for name in (log_name(start), index_name(start)):

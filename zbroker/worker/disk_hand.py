@@ -126,7 +126,10 @@ class DiskHand:
         self._helper.submit(self._work_apart, turn)
 
     def _work_apart(self, turn: Turn) -> None:
-        self._work(turn)
+        try:
+            self._work(turn)
+        except Exception as error:  # whatever it is: the loop would wait for this turn for ever
+            die(f"a turn of the log failed: {error!r}")
         self._done = True
         os.write(self._wake, b"x")
 

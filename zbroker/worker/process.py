@@ -216,7 +216,8 @@ class Worker:
             if not may_fail and error.errno not in NO_SPACE:
                 die(f"preparing the log failed: {error}")
             self._chores_rest = not may_fail
-        os.write(self._chore_wake, b"x")
+        finally:
+            os.write(self._chore_wake, b"x")  # the loop meets what is not expected here
 
     def _chore_woken(self) -> None:
         try:
@@ -240,7 +241,6 @@ class Worker:
         now = monotonic_ms()
         shard = self.shard
         shard.drain()
-        shard.committing.flush(now)
         self.hand.finish()
         turn = shard.close_turn(now)
         if turn is not None:
