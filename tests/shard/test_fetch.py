@@ -297,7 +297,7 @@ def test_fetch_of_an_unknown_queue_fails_alone(lone: Lone) -> None:
     lone.produce("t", 0, [b"a"])
     reply = lone.ask(fetching([("t", 0, 0), ("t", 7, 0), ("no", 0, 0)], wait_ms=100))
     rows = {row.at: row for row in reply.result.queues}
-    assert rows[1].error["code"] == "NOT_OWNER" and rows[2].error["code"] == "TOPIC_NOT_FOUND"
+    assert rows[1].error["code"] == "QUEUE_NOT_FOUND" and rows[2].error["code"] == "TOPIC_NOT_FOUND"
     assert rows[0].next == 1
 
 

@@ -8,12 +8,13 @@ ended; a queue that the directory does not know is offered back to it, never del
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from zbroker import errors, limits
+from zbroker.shard.directory import TopicRow
 from zbroker.store.record import Record
 from zbroker.wire import ops
 
@@ -62,8 +63,9 @@ class LocalTopics:
         placed: topics of the whole broker group by name, as their directory has them (shard 0).
     """
 
-    def __init__(self, shard: int, placed: Container[str] = ()) -> None:
-        self.shard, self._placed = shard, placed
+    def __init__(self, shard: int, placed: Mapping[str, TopicRow] | None = None) -> None:
+        self.shard = shard
+        self._placed: Mapping[str, TopicRow] = {} if placed is None else placed
         self.by_name: dict[str, LocalTopic] = {}
         self.by_topic_id: dict[str, LocalTopic] = {}
         self.by_id: dict[int, QueueState] = {}
@@ -76,7 +78,8 @@ class LocalTopics:
         """The queue of that name; `topic_id`, if given, must be the topic's.
 
         Raises:
-            ZBrokerError: TOPIC_NOT_FOUND, TOPIC_CHANGED, NOT_OWNER, NOT_YET.
+            ZBrokerError: TOPIC_NOT_FOUND, QUEUE_NOT_FOUND (only shard 0 knows either),
+                TOPIC_CHANGED, NOT_OWNER, NOT_YET.
         """
         found = self.by_name.get(topic)
         if found is not None and (not topic_id or topic_id == found.id):
@@ -97,15 +100,21 @@ class LocalTopics:
     ) -> errors.ZBrokerError:
         if topic_id and topic_id in self.ended:
             return errors.make("TOPIC_NOT_FOUND", f"topic {topic} was deleted")
-        if found is not None and topic_id and topic_id != found.id:
+        row = self._placed.get(topic)
+        known_id = found.id if found is not None else row.id if row is not None else ""
+        if known_id and topic_id and topic_id != known_id:
             return errors.make(
-                "TOPIC_CHANGED", f"topic {topic} is {found.id} here, not {topic_id}"
+                "TOPIC_CHANGED", f"topic {topic} is {known_id} here, not {topic_id}"
             )
-        if found is not None or topic in self._placed:
+        if row is not None and number >= len(row.placed):
+            return errors.make(
+                "QUEUE_NOT_FOUND", f"topic {topic} has {len(row.placed)} queues, no queue {number}"
+            )
+        if known_id:
             return errors.make(
                 "NOT_OWNER", f"queue {number} of {topic} is not on shard {self.shard}"
             )
-        if self.shard == 0 and not topic_id:
+        if self.shard == 0:
             return errors.make("TOPIC_NOT_FOUND", f"topic {topic} does not exist")
         return errors.make("NOT_YET", f"shard {self.shard} does not know topic {topic} yet")
 
