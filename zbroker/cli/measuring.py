@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def flush_mode(client: Client) -> str:
 
 def _many(client: Client, plan: Plan) -> Figures:
     producer = client.producer(batch_messages=plan.batch)
-    step = [Message(bytes(plan.size))] * plan.batch * limits.BENCH_BATCHES_A_CALL
+    step = [Message(body) for body in _bodies(plan)] * limits.BENCH_BATCHES_A_CALL
     _warm_up(producer, plan)
     names = itertools.cycle(plan.names)
     latencies = []
@@ -66,15 +67,21 @@ def _many(client: Client, plan: Plan) -> Figures:
 
 def _submit(client: Client, plan: Plan) -> Figures:
     producer = client.producer(batch_messages=plan.batch)
-    submit, body, names, count = producer.submit, bytes(plan.size), plan.names, len(plan.names)
+    submit, names, count = producer.submit, plan.names, len(plan.names)
+    bodies = itertools.cycle(_bodies(plan))
     _warm_up(producer, plan)
     begun = _clock()
-    for number in range(plan.messages):
+    for number, body in zip(range(plan.messages), bodies, strict=False):
         future = submit(names[number % count], body)
     producer.flush(limits.BENCH_TIMEOUT_S)
     took = _clock() - begun
     future.result()
     return Figures(plan.messages, took)
+
+
+def _bodies(plan: Plan) -> list[bytes]:
+    """One batch of random bodies: nothing that lz4 could make small."""
+    return [os.urandom(plan.size) for _ in range(plan.batch)]
 
 
 def _warm_up(producer: Any, plan: Plan) -> None:
@@ -168,7 +175,7 @@ def _accepted(header: bytes) -> codec.ReplyHead:
 
 def _pull(client: Client, plan: Plan) -> Figures:
     producer = client.producer(batch_messages=plan.batch)
-    step = [Message(bytes(plan.size))] * plan.batch * limits.BENCH_BATCHES_A_CALL
+    step = [Message(body) for body in _bodies(plan)] * limits.BENCH_BATCHES_A_CALL
     sent = 0
     while sent < plan.messages:
         producer.send_many(plan.names[0], step[: plan.messages - sent])
