@@ -37,6 +37,7 @@ TAGS_A_FILTER_MAX = 64
 FRAME_BYTES_MAX = REQUEST_BYTES_MAX + HEADER_BYTES_MAX  # ZMQ_MAXMSGSIZE of every bound socket
 COMPRESS_FROM_BYTES = 1024
 COMPRESS_GAIN_PERCENT = 10
+COMPRESS_SKIP_BATCHES = 15  # of a topic, sent as they are after one that lz4 did not shrink
 
 # --- wire: waits ---------------------------------------------------------------------------
 WAIT_MS_MAX = 30_000

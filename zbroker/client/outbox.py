@@ -19,6 +19,7 @@ from zbroker.client.parcels import LostWay, Parcel, Want
 from zbroker.client.places import TopicView
 from zbroker.client.producing import Producing
 from zbroker.client.receipts import SendFuture
+from zbroker.client.squeezing import Squeezing
 from zbroker.client.thread import IoThread
 from zbroker.clock import monotonic_ms
 from zbroker.errors import Busy, ZBrokerError
@@ -39,6 +40,7 @@ class Outbox:
     def __init__(self, io: IoThread, finder: Finder, mind: Producing) -> None:
         self.mind = mind
         self._join = mind.join
+        self._squeezing = Squeezing(mind.settings.compress)
         self.closed: ZBrokerError | None = None
         self._io, self._finder = io, finder
         self._lock = threading.Lock()
@@ -93,8 +95,7 @@ class Outbox:
         """Makes the bytes of what was sealed."""
         with self._lock:
             work, self.mind.unencoded = self.mind.unencoded, []
-        compress = self.mind.settings.compress
-        made = [(batch, batch.encode(compress)) for batch in work]
+        made = [(batch, self._squeezing.encode(batch)) for batch in work]
         with self._lock:
             for batch, data in made:
                 self.mind.encoded(batch, data)
@@ -145,11 +146,7 @@ class Outbox:
         with self._lock:
             mind.tick(now)
             work, mind.unencoded = mind.unencoded, []
-        if work:
-            compress = mind.settings.compress
-            made = [(batch, batch.encode(compress)) for batch in work]
-        else:
-            made = []
+        made = [(batch, self._squeezing.encode(batch)) for batch in work]
         with self._lock:
             for batch, data in made:
                 mind.encoded(batch, data)
