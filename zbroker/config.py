@@ -165,7 +165,7 @@ class BrokerSection(msgspec.Struct, frozen=True):
         bind, advertise: host to listen on, and host that clients are told (empty: the former).
         gateway_port, worker_port: of the gateway and of worker 0, the others follow it.
         port_base: other than 0: NameServer here, gateway + 1, workers + 10 up.
-        flush: "sync": acknowledged is on disk; "async": within half a second.
+        flush: "sync": acknowledged is on disk; "async": written, the next sync follows at once.
     """
 
     name: BrokerName = BROKER_DEFAULT

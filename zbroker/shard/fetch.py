@@ -24,7 +24,6 @@ from zbroker.wire import codec, message, ops
 from zbroker.wire.frames import Arrived
 
 _encode = msgspec.json.Encoder().encode
-_READS_A_TURN = 4  # how often a filter that drops everything reads on before it answers
 
 
 class Cold(Exception):
@@ -218,7 +217,7 @@ class Fetching:
         self, poll: Poll, reply: Reply, at: int, queue: QueueState, offset: int, request: ops.Fetch
     ) -> ops.Fetched | None:
         """Reads on until something is kept or the reader is at the mark, a bounded while."""
-        for _ in range(_READS_A_TURN):
+        for _ in range(limits.READS_A_POLL_MAX):
             data, following = self._records(poll, reply.room, queue, offset)
             if following == offset:
                 return None

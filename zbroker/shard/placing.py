@@ -97,7 +97,11 @@ class Placing:
 
     def _check_auto(self, name: str, now: int) -> None:
         if not self._auto_create:
-            raise errors.make("TOPIC_NOT_FOUND", f"topic {name} does not exist here")
+            raise errors.make(
+                "TOPIC_NOT_FOUND",
+                f"topic {name} does not exist and is not created on send here: "
+                f"`zbroker topic create {name}`",
+            )
         ended_ms = self._table.ended_names.get(name)
         if ended_ms is not None:
             left_ms = ended_ms + limits.DELETED_NAME_MS - self._journal.begin(now)

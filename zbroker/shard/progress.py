@@ -306,7 +306,6 @@ def _check(queue: QueueState, entry: ops.CommitEntry) -> None:
         )
 
 
-_CHUNK_NUMBERS = 20_000  # of one record: some 180 kB
 
 
 def _chunks(entries: list[Any]) -> Iterable[list[Any]]:
@@ -315,7 +314,7 @@ def _chunks(entries: list[Any]) -> Iterable[list[Any]]:
     for entry in entries:
         chunk.append(entry)
         numbers += len(entry[2]) + 2
-        if numbers >= _CHUNK_NUMBERS:
+        if numbers >= limits.PROGRESS_RECORD_NUMBERS:
             yield chunk
             chunk, numbers = [], 0
     if chunk:

@@ -19,7 +19,6 @@ from zbroker.store.record import Record
 from zbroker.wire import ops
 
 _decode = msgspec.msgpack.Decoder().decode
-ENDED_KEPT = 10_000
 
 
 class QueueState:
@@ -150,7 +149,7 @@ class LocalTopics:
 
     def _note_ended(self, topic_id: str) -> None:
         self.ended[topic_id] = None
-        if len(self.ended) > ENDED_KEPT:
+        if len(self.ended) > limits.ENDED_TOPICS_KEPT:
             del self.ended[next(iter(self.ended))]
 
     # --- checkpoint -----------------------------------------------------------------------------

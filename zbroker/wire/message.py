@@ -207,7 +207,6 @@ def check_headers(headers: dict[str, str]) -> None:
 
 
 _bits: dict[str, int] = {"": _UNTAGGED_BIT}
-_BITS_KEPT = 4096
 
 
 def bit_of(tag: str) -> int:
@@ -215,7 +214,7 @@ def bit_of(tag: str) -> int:
     bit = _bits.get(tag)
     if bit is None:
         bit = 1 << (google_crc32c.value(tag.encode()) % 64)
-        if len(_bits) < _BITS_KEPT and len(tag) <= limits.TAG_BYTES_MAX:
+        if len(_bits) < limits.TAG_BITS_KEPT and len(tag) <= limits.TAG_BYTES_MAX:
             _bits[tag] = bit
     return bit
 
