@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.shard.lone import Lone, producing
 from zbroker import limits
-from zbroker.shard.progress import Budget, Mark, mark_of
+from zbroker.shard.committing import Budget
+from zbroker.shard.progress import Mark, mark_of
 from zbroker.wire import ops
 
 

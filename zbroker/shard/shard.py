@@ -19,11 +19,11 @@ from zbroker import errors, limits
 from zbroker.errors import ZBrokerError
 from zbroker.names import hex_id
 from zbroker.shard.answers import Answers
+from zbroker.shard.committing import Committing
 from zbroker.shard.fetch import Fetching, Poll
 from zbroker.shard.following import DOOR, Following
 from zbroker.shard.journal import Journal
 from zbroker.shard.placing import Placing
-from zbroker.shard.progress import Committing
 from zbroker.shard.publish import Publishing, log_bytes
 from zbroker.shard.query import Querying
 from zbroker.shard.retention import Retention
