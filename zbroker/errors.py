@@ -206,6 +206,8 @@ _ROWS = (
         "The broker's disk is nearly full; free space and it goes on by itself."),
     Row("CONFLICT", Conflict, False, False, 7, "It exists already, differently."),
     Row("FENCED", Fenced, False, False, 7, "Somebody else holds this now; acquire it again."),
+    Row("NOT_MEMBER", Fenced, False, False, 7,
+        "Not a member of the group, or not any more; join again."),
     Row("CLIENT_ID_IN_USE", Conflict, True, False, 7, "Another live session has that client id."),
     Row("SUBSCRIPTION_MISMATCH", Conflict, False, False, 7,
         "Members of the group subscribe differently."),

@@ -39,6 +39,13 @@ FRAME_BYTES_MAX = REQUEST_BYTES_MAX + HEADER_BYTES_MAX  # ZMQ_MAXMSGSIZE of ever
 COMPRESS_FROM_BYTES = 1024
 COMPRESS_GAIN_PERCENT = 10
 COMPRESS_SKIP_BATCHES = 15  # of a topic, sent as they are after one that lz4 did not shrink
+CLIENT_ID_CHARS_MAX = 255
+TOKEN_CHARS_MAX = 48  # of a lease: term, start and counter in hexadecimal
+TOPICS_A_SUBSCRIPTION_MAX = 256
+CAUSE_CHARS_MAX = 1_024  # why a message was given back: it stands in its record
+NACKS_A_REQUEST_MAX = 64
+RETRIES_MAX = 1_000
+RETRIES_DEFAULT = 16
 
 # --- wire: waits ---------------------------------------------------------------------------
 WAIT_MS_MAX = 30_000
@@ -150,6 +157,37 @@ FOLLOW_TOPICS_MAX = 500  # topics in one answer to a follower
 ADOPT_TOPICS_MAX = 100  # in one header of a follower: names and queues of each
 FOLLOW_QUEUES_MAX = 4_000  # queues of these in sum: their records, 1 MB, fit into the reserve
 
+# --- groups, leases, retry (ARCHITECTURE 5; rocketmq.md 1.4, 1.7) --------------------------------
+MEMBERS_A_GROUP_MAX = 10_000
+MEMBERS_MAX = 100_000  # of all groups
+MEMBER_EXPIRY_MS = 30_000  # silence after which a member is out
+MEMBER_POLL_MS = 10_000  # a member polls so long at a time: a third of its expiry
+MEMBER_PROBE_MS = 3_000  # an older session of a client id must show itself within
+JOINS_GATHERED_MS = 200
+MISMATCHES_SHOWN_MAX = 4  # differences named in one error
+HASH_POINTS = 10  # of a member on the consistent-hash ring, as RocketMQ
+GROUPS_A_FOLLOW_MAX = 200  # in one answer to a follower
+GROUPS_A_PAGE_MAX = 500
+ENDED_GROUPS_KEPT_MS = 3_600_000
+LEASE_EXPIRY_MS = 30_000  # silence of a holder after which somebody who waits gets the queue
+LEASE_RENEW_MS = 10_000
+LEASE_DRAIN_MS = 20_000  # a holder that is told `wanted` finishes what runs, at most so long
+LEASE_TAKEN_AFTER_MS = 25_000  # and then it is taken from a living one, drain and a journey
+LEASE_STOP_MS = 20_000  # a member hands nothing out when its last renewed send is so old
+LEASE_WAITERS_MAX = 10_000  # parked `acquire` of a shard
+RETRY_LADDER_S = (10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1_200, 1_800, 3_600,
+                  7_200)
+CONSUME_TIMEOUT_S = 15 * 60.0
+LAG_RECORDS_MAX = 4_096  # that one row of `lag` may unpack to count what a filter matches
+DEAD_LETTERS_BYTES_MAX = 64 << 20  # of a shard, kept beyond retention; the oldest go first
+
+# --- timers --------------------------------------------------------------------------------------
+TIMER_AHEAD_MS_MAX = 366 * 86_400_000
+TIMERS_MAX = 4_000_000  # pending in a shard: 40 bytes each
+TIMERS_BYTES_MAX = 4 << 30  # of their copies in the log of a shard: they are carried forward
+TIMERS_A_TURN = 256  # fired at once, so that a crowd of one due time never stops the loop
+TIMER_OUTCOME_MS = 15 * 60_000  # how long is remembered what became of a timer
+
 # --- nameserver, gateway -------------------------------------------------------------------------
 REGISTER_EVERY_MS = 10_000
 REGISTER_EXPIRY_MS = 30_000
@@ -246,4 +284,7 @@ assert ROUTES_COST_MAX < REPLY_HEADER_BYTES_MAX
 assert PING_EVERY_MS * PING_SILENCES_MAX < REPLY_GRACE_MS
 assert REGISTER_EVERY_MS * 3 <= REGISTER_EXPIRY_MS
 assert PRODUCE_HEADER_BYTES < HEADER_BYTES_MAX and PRODUCE_BYTES < REQUEST_BYTES_MAX
+assert len(RETRY_LADDER_S) == RETRIES_DEFAULT
+assert LEASE_DRAIN_MS < LEASE_TAKEN_AFTER_MS < LEASE_EXPIRY_MS
+assert LEASE_STOP_MS + LEASE_RENEW_MS <= LEASE_EXPIRY_MS and MEMBER_POLL_MS * 3 <= MEMBER_EXPIRY_MS
 assert QUEUES_A_FETCH_MAX * (TOPIC_CHARS_MAX + PRODUCE_ENTRY_BYTES) < HEADER_BYTES_MAX

@@ -160,6 +160,7 @@ def records() -> Iterator[tuple[str, bytes]]:
 
 
 _ENTRY = ("orders", 3)
+SESSION, GROUP_ID, TOKEN = "00000000000000a1", "a1b2c3d4e5f60718", "0.4.17"
 REQUESTS: tuple[ops.Request, ...] = (
     ops.Hello(id=1),
     ops.Ping(id="a", shard=2),
@@ -186,6 +187,33 @@ REQUESTS: tuple[ops.Request, ...] = (
     ops.TopicDelete(id=1, topic="orders", topic_id=TOPIC_ID),
     ops.Follow(id=1, version=41, boot=BOOT, wait_ms=10_000),
     ops.Confirm(id=1, shard=2, have=[(TOPIC_ID, [2, 5])], ended=[], adopt=[]),
+    ops.Join(
+        id=1, group="billing", client_id="web-1", session=SESSION, revision=2, start="time",
+        start_ms=BORN_MS, subscription={"orders": ["paid"], "bills": []}, room="east",
+    ),
+    ops.Member(id=1, group="billing", session=SESSION, version="9.4", wait_ms=10_000),
+    ops.Leave(id=1, group="billing", session=SESSION),
+    ops.Groups(id=1, shard=1, after="audit"),
+    ops.GroupDelete(id=1, group="billing", group_id=GROUP_ID, force=True),
+    ops.Acquire(
+        id=1, group="billing", session=SESSION, client_id="web-1", wait_ms=15_000,
+        queues=[ops.QueueEntry(*_ENTRY, TOPIC_ID)],
+    ),
+    ops.Release(id=1, group="billing", session=SESSION, entries=[
+        ops.ReleaseEntry(*_ENTRY, TOKEN, 1204, [(1206, 1210)], TOPIC_ID),
+    ]),
+    ops.Renew(
+        id=1, group="billing", session=SESSION, queues=[ops.HeldEntry(*_ENTRY, TOKEN, TOPIC_ID)]
+    ),
+    ops.Nack(id=1, group="billing", session=SESSION, entries=[ops.NackEntry(
+        topic="orders", queue=3, offset=1203, size=117, topic_id=TOPIC_ID, token=TOKEN,
+        delay_ms=30_000, facts={"attempt": 2}, stored_ms=BORN_MS, cause="ValueError: no price",
+    )]),
+    ops.Reset(
+        id=1, group="billing", queues=[ops.ResetEntry(*_ENTRY, 7, TOPIC_ID)], to="offset",
+        dry_run=True,
+    ),
+    ops.Lag(id=1, group="billing", queues=[ops.QueueEntry(*_ENTRY, TOPIC_ID)]),
     ops.Register(id=1, full=True, route=ops.BrokerRoute(
         broker="main", gateway="tcp://h:10911", workers={0: "tcp://h:10921"},
         generation=(0, 4, 17), boot=BOOT,
@@ -194,6 +222,11 @@ REQUESTS: tuple[ops.Request, ...] = (
 _ROUTE = ops.TopicRoute(
     topic="orders", topic_id=TOPIC_ID, broker="main", queues=[0, 1, -1], key_queues=[0, 1, 2],
     version=41,
+)
+_GROUP = ops.GroupRoute(
+    group="billing", group_id=GROUP_ID, version=3, revision=2, subscription={"orders": ["paid"]},
+    births={"orders": ops.Birth(start="time", start_ms=BORN_MS, born_ms=BORN_MS + 9)},
+    strategy="circle",
 )
 RESULTS: dict[str, ops.Value] = {
     "hello": ops.HelloResult(
@@ -232,9 +265,39 @@ RESULTS: dict[str, ops.Value] = {
     "topic_delete": ops.TopicResult(topic=msgspec.structs.replace(_ROUTE, queues=[])),
     "follow": ops.FollowResult(
         version=41, boot=BOOT, topics=[msgspec.structs.replace(_ROUTE, placed=[0, 1, 2])],
-        deleted=["00000000000000aa"], full=True, more=True,
+        deleted=["00000000000000aa"], groups=[_GROUP], ended_groups=[("old", "00000000000000bb")],
+        full=True, more=True,
     ),
     "confirm": ops.ConfirmResult(),
+    "join": ops.JoinResult(
+        group_id=GROUP_ID, replaces=SESSION, waiting=[1], expires_ms=30_000
+    ),
+    "member": ops.MemberResult(version="9.4", queues={"orders": [0, 3]}, members=2, leave=True),
+    "leave": ops.LeaveResult(done=True),
+    "groups": ops.GroupsResult(
+        groups=[
+            ops.GroupInfo(group="billing", members=1, route=_GROUP, member_rows=[ops.MemberInfo(
+                client_id="web-1", session=SESSION, revision=2, room="east", joined_ms=BORN_MS,
+                silent_ms=900, queues={"orders": [0, 3]},
+            )]),
+            ops.GroupInfo(group="readers"),
+        ],
+        more=True,
+    ),
+    "group_delete": ops.GroupDeleteResult(waiting=[1]),
+    "acquire": ops.AcquireResult(queues=[
+        ops.Acquired(token=TOKEN, next=1204, ranges=[(1206, 1210)]), ops.Acquired(holder="web-2"),
+    ]),
+    "release": ops.ReleaseResult(entries=[ops.Released()]),
+    "renew": ops.RenewResult(queues=[
+        ops.Held(wanted=True), ops.Held(error=codec.error_fields(errors.make("FENCED"))),
+    ]),
+    "nack": ops.NackResult(entries=[ops.Nacked(outcome="retry", due_ms=BORN_MS + 10_000)]),
+    "reset": ops.ResetResult(queues=[ops.ResetRow(before=1204, after=7, holder="web-1")]),
+    "lag": ops.LagResult(queues=[ops.LagRow(
+        next=1204, min=1000, max=1300, lag=90, at_most=96, ranges=1, oldest_ms=BORN_MS,
+        holder="web-1",
+    )]),
     "register": ops.RegisterResult(known=False, newest=(0, 4, 18)),
 }
 INVALID_REQUESTS = {

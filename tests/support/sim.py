@@ -269,10 +269,10 @@ class World:
                     self.history.note(self.net.clock.now, host.boot, f"second home of {key}")
                 least, stored = read_queue(shard, queue.topic, *key, self.net.clock.now)
                 final.queues[key], final.least[key] = stored, least
-                for group, group_id in shard.state.progress.groups.items():
-                    mark = shard.state.progress.marks[group_id].get(queue.id)
+                for group in shard.state.groups.by_number.values():
+                    mark = shard.state.progress.get(group.number, queue.id)
                     if mark is not None:
-                        final.progress[group, key] = (mark.next, mark.ranges)
+                        final.progress[group.name, key] = (mark.next, mark.ranges)
         return final
 
     def _folders(self) -> list[str]:

@@ -41,7 +41,13 @@ def test_every_field_is_named(row):
     routes = set(re.findall(r"[a-z_]+", BLOCKS["routes"]))  # rows of topics are described there
     topic_rows = {field.encode_name for field in msgspec.structs.fields(ops.TopicRoute)}
     broker_rows = {field.encode_name for field in msgspec.structs.fields(ops.BrokerRoute)}
-    missing = fields_of(row) - said - (routes & (topic_rows | broker_rows))
+    follow = set(re.findall(r"[a-z_]+", BLOCKS["follow"]))  # and those of groups there
+    group_rows = {
+        field.encode_name
+        for kind in (ops.GroupRoute, ops.Birth) for field in msgspec.structs.fields(kind)
+    }
+    rows = routes & (topic_rows | broker_rows) | follow & group_rows
+    missing = fields_of(row) - said - rows
     assert not missing, f"PROTOCOL.md, {row.name}: {sorted(missing)}"
 
 

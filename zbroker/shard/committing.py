@@ -14,6 +14,7 @@ from zbroker import errors, limits
 from zbroker.errors import OffsetOutOfRange, ZBrokerError
 from zbroker.names import check_group
 from zbroker.shard.answers import Answers
+from zbroker.shard.groups import LocalGroups
 from zbroker.shard.journal import Journal
 from zbroker.shard.progress import NOTHING, Mark, ProgressTable
 from zbroker.shard.topics import LocalTopics, QueueState
@@ -52,10 +53,15 @@ class Committing:
     """Decides `commit` and `progress`."""
 
     def __init__(
-        self, journal: Journal, topics: LocalTopics, table: ProgressTable, answers: Answers
+        self,
+        journal: Journal,
+        topics: LocalTopics,
+        groups: LocalGroups,
+        table: ProgressTable,
+        answers: Answers,
     ) -> None:
-        self._journal, self._topics, self._table = journal, topics, table
-        self._answers = answers
+        self._journal, self._topics, self._groups = journal, topics, groups
+        self._table, self._answers = table, answers
         self.budget = Budget()
         self._held: dict[tuple[int, int], Mark] = {}
         self._waiting: list[tuple[Arrived, list[ops.Committed]]] = []
@@ -88,11 +94,11 @@ class Committing:
         self._due_ms = due_ms if self._due_ms is None else min(due_ms, self._due_ms)
 
     def _group_id(self, name: str, now: int) -> int:
-        known = self._table.groups.get(name)
-        if known is None:
-            known = self._table.next_group_id
+        known = self._groups.number_of(name)
+        if not known:
+            known = self._groups.next_number
             check_group(name)
-            if len(self._table.groups) >= limits.GROUPS_MAX:
+            if len(self._groups.by_name) >= limits.GROUPS_MAX:
                 raise errors.make(
                     "TOO_LARGE",
                     f"{limits.GROUPS_MAX} groups exist, no more fit",
@@ -106,7 +112,7 @@ class Committing:
             queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
             _check(queue, entry)
             key = (group_id, queue.id)
-            before = self._held.get(key) or self._table.marks[group_id].get(queue.id)
+            before = self._held.get(key) or self._table.get(group_id, queue.id)
             joined = (before or NOTHING).join(entry.next, entry.ranges)
             if len(joined.ranges) > limits.PROGRESS_RANGES_MAX:
                 raise errors.make(
@@ -126,11 +132,12 @@ class Committing:
         request = event.request
         assert type(request) is ops.Progress
         self.flush(now)
+        group = self._groups.number_of(request.group)
         rows = []
         for entry in request.queues:
             try:
                 queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
-                mark = self._table.get(request.group, queue.id)
+                mark = self._table.get(group, queue.id)
                 rows.append(
                     ops.Committed(next=mark.next, ranges=mark.ranges) if mark else ops.Committed()
                 )

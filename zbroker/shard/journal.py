@@ -17,6 +17,7 @@ from zbroker.store.commit_log import CommitLog
 from zbroker.store.record import HEADER_BYTES, MORE, Kind, Record, padded
 from zbroker.wire import batch
 
+_SETTLES = frozenset({Kind.QUEUE_END, Kind.GROUP})
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -146,8 +147,8 @@ class Journal:
         """
         time_ms = self.begin(now)
         self._credit = 0
-        if kind == Kind.QUEUE_END:
-            self.settle()  # what was acknowledged before the end stands before the end
+        if kind in _SETTLES:
+            self.settle()  # what was acknowledged before stands before it in the log
         meta_bytes = raw_meta if meta is None else _encode(meta)
         body_bytes = b"" if body is None else _encode(body)
         flags = MORE if more else 0
@@ -167,6 +168,42 @@ class Journal:
         assert record.end == position + padded(record.length)
         self._state.apply(record)
         return record
+
+    def place(
+        self, kind: Kind, queue: QueueState, now: int, head: batch.Head, meta: bytes, body: bytes,
+        *, more: bool = False,
+    ) -> int:
+        """Appends a message that the broker places, in a record of its own, and applies it.
+
+        Args:
+            kind: COPY or FIRED.
+            queue: where it goes.
+            now: monotonic milliseconds.
+            head: of its batch.
+            meta: its facts, encoded.
+            body: its batch.
+            more: the next record belongs to the same atomic group.
+
+        Returns:
+            Its offset.
+        """
+        time_ms = self.begin(now)
+        self._credit = 0
+        if queue.group is not None:
+            self._append_group(queue.group)
+        offset: int = queue.next
+        log = self.log
+        flags = MORE if more else 0
+        position = log.append(
+            kind, time_ms=time_ms, queue_id=queue.id, base_offset=offset, count=head.count,
+            tag_bits=head.tag_bits, meta=meta, body=(body,), flags=flags,
+        )
+        self._state.apply(Record(
+            kind, flags, position, HEADER_BYTES + len(meta) + len(body), 0, log.epoch[0],
+            log.epoch[1], time_ms, queue.id, offset, head.count, head.tag_bits, meta, body,
+        ))
+        self._touched.append((queue, queue.next))
+        return offset
 
     def settle(self) -> None:
         """Appends all that is gathered: the log holds what the state knows."""

@@ -58,25 +58,21 @@ NOTHING = Mark()
 
 
 class ProgressTable:
-    """Committed progress by group and queue."""
+    """Committed progress by group and queue: numbers of this shard."""
 
     def __init__(self) -> None:
-        self.groups: dict[str, int] = {}
-        self.marks: dict[int, dict[int, Mark]] = {}  # group id -> queue id -> progress
-        self.next_group_id = 1
+        self.marks: dict[int, dict[int, Mark]] = {}
 
-    def get(self, group: str, queue_id: int) -> Mark | None:
+    def get(self, group: int, queue_id: int) -> Mark | None:
         """The committed progress, or None."""
-        return self.marks.get(self.groups.get(group, 0), {}).get(queue_id)
+        marks = self.marks.get(group)
+        return marks.get(queue_id) if marks is not None else None
 
-    def apply_group(self, record: Record) -> None:
-        """GROUP: a name gets its number."""
-        self._add_group(_decode(record.meta), record.queue_id)
-
-    def _add_group(self, name: str, group_id: int) -> None:
-        self.groups[name] = group_id
-        self.marks.setdefault(group_id, {})
-        self.next_group_id = max(self.next_group_id, group_id + 1)
+    def apply_births(self, group: int, births: list[tuple[int, int]]) -> None:
+        """The first progress (queue id, next) of a group where it has none."""
+        marks = self.marks.setdefault(group, {})
+        for queue_id, following in births:
+            marks.setdefault(queue_id, Mark(following))
 
     def apply_progress(self, record: Record) -> None:
         """PROGRESS: joins entries [group id, queue id, [next, ranges ...]]."""
@@ -94,6 +90,10 @@ class ProgressTable:
                 if mark.next < least:
                     marks[queue_id] = mark.join(least, ())
 
+    def forget_group(self, group: int) -> None:
+        """This group has ended."""
+        self.marks.pop(group, None)
+
     def forget_queues(self, queue_ids: set[int]) -> None:
         """These queues have ended."""
         for marks in self.marks.values():
@@ -102,15 +102,10 @@ class ProgressTable:
 
     def rows(self) -> Iterator[list[Any]]:
         """The table in a checkpoint."""
-        for name, group_id in self.groups.items():
-            yield [name, group_id]
         for group_id, marks in self.marks.items():
             for queue_id, mark in marks.items():
                 yield [group_id, queue_id, mark.row()]
 
     def restore(self, row: list[Any]) -> None:
         """Takes one row of a checkpoint."""
-        if isinstance(row[0], str):
-            self._add_group(row[0], row[1])
-        else:
-            self.marks.setdefault(row[0], {})[row[1]] = mark_of(row[2])
+        self.marks.setdefault(row[0], {})[row[1]] = mark_of(row[2])

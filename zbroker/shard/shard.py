@@ -89,7 +89,7 @@ class Shard:
         topics = state.topics
         self.publishing = Publishing(journal, topics, state.producers, answers)
         self.fetching = Fetching(log, topics, answers)
-        self.committing = Committing(journal, topics, state.progress, answers)
+        self.committing = Committing(journal, topics, state.groups, state.progress, answers)
         self.following = Following(journal, topics, answers, facts.broker, self._note_ended)
         self.retention = Retention(
             journal, state.progress, topics.by_id, facts.retention_ms, facts.retention_bytes
@@ -111,6 +111,7 @@ class Shard:
         self._decide = self._table()
         if may_have_lost:
             topics.jump()
+        topics.show_all()
 
     def _make_placing(self) -> Placing:
         facts = self.facts
@@ -273,7 +274,7 @@ class Shard:
             "log_bytes": log.bytes_total,
             "queues": len(state.topics.by_id),
             "topics": len(state.topics.by_name),
-            "groups": len(state.progress.groups),
+            "groups": len(state.groups.by_name),
             "producers": len(state.producers.table),
             "polls": self.fetching.parked,
             "requests": self.requests,

@@ -13,6 +13,7 @@ import msgspec
 
 from zbroker import limits
 from zbroker.shard.directory import TopicTable
+from zbroker.shard.groups import LocalGroups
 from zbroker.shard.progress import ProgressTable
 from zbroker.shard.publish import Producers
 from zbroker.shard.topics import LocalTopics
@@ -37,6 +38,7 @@ class State:
         self.directory = TopicTable()
         self.topics = LocalTopics(shard, self.directory.by_name)
         self.producers = Producers()
+        self.groups = LocalGroups()
         self.progress = ProgressTable()
         self.epoch_meta: dict[str, Any] = {}
         self._apply: dict[int, Callable[[Record], object]] = {
@@ -47,13 +49,16 @@ class State:
             Kind.QUEUE: self.topics.apply_queue,
             Kind.QUEUE_END: self._apply_queue_end,
             Kind.BATCH: self._apply_batch,
-            Kind.GROUP: self.progress.apply_group,
+            Kind.COPY: self._apply_placed,
+            Kind.GROUP: self._apply_group,
+            Kind.GROUP_END: self._apply_group_end,
             Kind.PROGRESS: self.progress.apply_progress,
         }
         self._sections: dict[str, tuple[Callable[[], Iterator[Any]], Callable[[Any], None]]] = {
             "directory": (self.directory.rows, self.directory.restore),
             "queues": (self.topics.rows, self.topics.restore),
             "producers": (self.producers.rows, self.producers.restore),
+            "groups": (self.groups.rows, self.groups.restore),
             "progress": (self.progress.rows, self.progress.restore),
             "epoch": (self._epoch_rows, self._restore_epoch),
         }
@@ -86,7 +91,7 @@ class State:
         queue = self.topics.by_id.get(record.queue_id)
         if queue is None:
             return  # its topic ended later in the log
-        queue.next = queue.visible = record.base_offset + record.count
+        queue.next = record.base_offset + record.count
         queue.messages += record.count
         offset, time_ms, note = record.base_offset, record.time_ms, self.producers.note
         for _, _, head in batch.walk(record.body):
@@ -95,6 +100,21 @@ class State:
                     head.producer_id, queue.id, head.base_sequence, head.count, offset, time_ms
                 )
             offset += head.count
+
+    def _apply_placed(self, record: Record) -> None:
+        """A message that the broker placed: its producer was counted when it came."""
+        queue = self.topics.by_id.get(record.queue_id)
+        if queue is not None:
+            queue.next = record.base_offset + record.count
+            queue.messages += record.count
+
+    def _apply_group(self, record: Record) -> None:
+        """GROUP: with the first progress of queues that were there before the subscription."""
+        group = self.groups.apply_group(record)
+        self.progress.apply_births(group.number, _decode(record.body) if record.body else [])
+
+    def _apply_group_end(self, record: Record) -> None:
+        self.progress.forget_group(self.groups.apply_end(record))
 
     def checkpoint(self) -> list[bytes]:
         """The whole state as chunks of at most 1 MiB, each one [section, rows]."""

@@ -170,13 +170,16 @@ class LocalTopics:
             return
         queue_id, name, topic_id, number, following, messages = row
         queue = self._add(queue_id, name, topic_id, number)
-        queue.next = queue.visible = following
-        queue.messages = messages
+        queue.next, queue.messages = following, messages
 
     def jump(self) -> None:
         """No queue gives an offset again that may have been given and lost."""
         for queue in self.by_id.values():
             queue.next += limits.OFFSET_JUMP
+
+    def show_all(self) -> None:
+        """What recovery has found is on disk: readers may see it."""
+        for queue in self.by_id.values():
             queue.visible = queue.next
 
     # --- following the directory --------------------------------------------------------------

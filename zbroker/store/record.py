@@ -59,9 +59,13 @@ class Kind(IntEnum):
     TOPIC_END = 17
     GROUP = 18
     MEMBER = 19
+    SUBSCRIPTION = 20
+    SUBSCRIPTION_END = 21
+    GROUP_END = 22
     QUEUE = 24
     QUEUE_END = 25
     BATCH = 32
+    COPY = 33
     PROGRESS = 40
     RESET = 41
     LEASE = 42

@@ -1,4 +1,5 @@
-"""The operations: one row each, over the typed requests and results of `ops_data` and `ops_places`.
+"""The operations: one row each, over the typed requests and results of `ops_data`,
+`ops_groups` and `ops_places`.
 
 A row says who serves the operation, how the gateway finds that one, and why a repeated request is
 harmless. A new operation is its two types and its row here, one handler in its concept's file of
@@ -35,6 +36,44 @@ from zbroker.wire.ops_data import (
     QueueEntry,
     QueueOffsets,
 )
+from zbroker.wire.ops_groups import (
+    Acquire,
+    Acquired,
+    AcquireResult,
+    Birth,
+    GroupDelete,
+    GroupDeleteResult,
+    GroupInfo,
+    GroupRoute,
+    Groups,
+    GroupsResult,
+    Held,
+    HeldEntry,
+    Join,
+    JoinResult,
+    Lag,
+    LagResult,
+    LagRow,
+    Leave,
+    LeaveResult,
+    Member,
+    MemberInfo,
+    MemberResult,
+    Nack,
+    Nacked,
+    NackEntry,
+    NackResult,
+    Release,
+    Released,
+    ReleaseEntry,
+    ReleaseResult,
+    Renew,
+    RenewResult,
+    Reset,
+    ResetEntry,
+    ResetResult,
+    ResetRow,
+)
 from zbroker.wire.ops_places import (
     BrokerRoute,
     Confirm,
@@ -62,8 +101,12 @@ from zbroker.wire.values import Entry, Generation, Hex, Int, Name, Range, Reques
 __all__ = [
     "BY_REQUEST",
     "TABLE",
+    "Acquire",
+    "AcquireResult",
+    "Acquired",
     "AnyRequest",
     "BatchEntry",
+    "Birth",
     "BrokerRoute",
     "Commit",
     "CommitEntry",
@@ -79,10 +122,32 @@ __all__ = [
     "Follow",
     "FollowResult",
     "Generation",
+    "GroupDelete",
+    "GroupDeleteResult",
+    "GroupInfo",
+    "GroupRoute",
+    "Groups",
+    "GroupsResult",
+    "Held",
+    "HeldEntry",
     "Hello",
     "HelloResult",
     "Hex",
     "Int",
+    "Join",
+    "JoinResult",
+    "Lag",
+    "LagResult",
+    "LagRow",
+    "Leave",
+    "LeaveResult",
+    "Member",
+    "MemberInfo",
+    "MemberResult",
+    "Nack",
+    "NackEntry",
+    "NackResult",
+    "Nacked",
     "Name",
     "Offsets",
     "OffsetsResult",
@@ -100,7 +165,17 @@ __all__ = [
     "Range",
     "Register",
     "RegisterResult",
+    "Release",
+    "ReleaseEntry",
+    "ReleaseResult",
+    "Released",
+    "Renew",
+    "RenewResult",
     "Request",
+    "Reset",
+    "ResetEntry",
+    "ResetResult",
+    "ResetRow",
     "Route",
     "Routes",
     "RoutesResult",
@@ -122,7 +197,7 @@ class Route(Enum):
     HERE = "every process answers for itself; with `shard` that shard's worker"
     ROUTES = "gateways and NameServers answer from what they know"
     QUEUES = "the worker of the queues named"
-    DIRECTORY = "the worker of shard 0"
+    DIRECTORY = "the worker of shard 0, or of `shard`"
     NAMESERVER = "the NameServer"
 
 
@@ -153,6 +228,19 @@ _ROWS = (
         "with topic_id: what has ended stays ended"),
     Row("follow", Follow, FollowResult, Route.DIRECTORY, "it only reads"),
     Row("confirm", Confirm, ConfirmResult, Route.DIRECTORY, "a set of facts, joined"),
+    Row("join", Join, JoinResult, Route.DIRECTORY, "a session that is a member stays one"),
+    Row("member", Member, MemberResult, Route.DIRECTORY, "it only reads"),
+    Row("leave", Leave, LeaveResult, Route.DIRECTORY, "who is gone is gone"),
+    Row("groups", Groups, GroupsResult, Route.DIRECTORY, "it only reads"),
+    Row("group_delete", GroupDelete, GroupDeleteResult, Route.DIRECTORY,
+        "with group_id: what has ended stays ended"),
+    Row("acquire", Acquire, AcquireResult, Route.QUEUES, "the holder gets the same token"),
+    Row("release", Release, ReleaseResult, Route.QUEUES, "the last ended token is an answer"),
+    Row("renew", Renew, RenewResult, Route.QUEUES, "it only reads, and is a sign of life"),
+    Row("nack", Nack, NackResult, Route.QUEUES, "what is acknowledged already is done"),
+    Row("reset", Reset, ResetResult, Route.QUEUES,
+        "it names the wanted state; what was acknowledged since comes again"),
+    Row("lag", Lag, LagResult, Route.QUEUES, "it only reads"),
     Row("register", Register, RegisterResult, Route.NAMESERVER, "an older generation is ignored"),
 )
 
@@ -163,5 +251,7 @@ assert all(row.request.__struct_config__.tag == row.name for row in _ROWS)
 
 AnyRequest = (
     Hello | Ping | Status | Routes | Produce | Fetch | Offsets | Commit | Progress
-    | TopicCreate | TopicUpdate | TopicDelete | Follow | Confirm | Register
+    | TopicCreate | TopicUpdate | TopicDelete | Follow | Confirm
+    | Join | Member | Leave | Groups | GroupDelete
+    | Acquire | Release | Renew | Nack | Reset | Lag | Register
 )

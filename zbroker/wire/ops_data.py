@@ -17,6 +17,7 @@ from zbroker.wire.values import (
     QueueNumber,
     Range,
     Request,
+    Token,
     Value,
     Wait,
 )
@@ -83,6 +84,18 @@ class FetchEntry(Entry):
     queue: QueueNumber
     offset: Int
     topic_id: Hex = ""
+    token: Token = ""
+
+
+class CommitEntry(Entry):
+    """Progress on one queue: everything below `next`, and the ranges [first, end) beyond it."""
+
+    topic: Name
+    queue: QueueNumber
+    next: Int
+    ranges: Annotated[list[Range], Meta(max_length=limits.PROGRESS_RANGES_MAX)] = []
+    topic_id: Hex = ""
+    token: Token = ""
 
 
 class Fetch(Request, tag="fetch"):
@@ -95,6 +108,8 @@ class Fetch(Request, tag="fetch"):
         tags: only messages with one of these tags; empty is all.
         group: a group's name: an offset below the queue's minimum continues at the minimum.
         session: a newer fetch of one session ends the older one that still waits.
+        member: session of a group's member: entries with a token are fetched under their lease.
+        acks: progress of the group to be joined, as in a commit that is not urgent.
         form: "batch" or "plain".
         accept: codecs the client can unpack; without "lz4" the worker unpacks.
         at_least: log position that must be visible first; reserved.
@@ -109,6 +124,8 @@ class Fetch(Request, tag="fetch"):
     session: str = ""
     form: str = "batch"
     accept: list[str] = []
+    member: Hex = ""
+    acks: Annotated[list[CommitEntry], MANY] = []
     at_least: Int = 0
 
 
@@ -122,6 +139,7 @@ class Fetched(Value):
         max: the next offset to be given.
         frame: place of its payload frame; -1 for none.
         skipped: messages that retention dropped unread (group readers only).
+        wanted: another member waits for this queue's lease: finish and release it.
         error: typed error of this queue alone.
     """
 
@@ -131,11 +149,17 @@ class Fetched(Value):
     max: int = 0
     frame: int = -1
     skipped: int = 0
+    wanted: bool = False
     error: dict[str, Any] | None = None
 
 
 class PlainFetched(Value):
-    """One message of a plain fetch; its body is the payload frame of the same place."""
+    """One message of a plain fetch; its body is the payload frame of the same place.
+
+    Attributes:
+        attempt: which delivery this is, from 1.
+        facts: of a message that the broker placed, see PROTOCOL.md "Record".
+    """
 
     at: int
     offset: int
@@ -146,6 +170,7 @@ class PlainFetched(Value):
     keys: list[str] = []
     headers: dict[str, str] = {}
     attempt: int = 1
+    facts: dict[str, Any] = {}
 
 
 class FetchResult(Value):
@@ -189,23 +214,13 @@ class OffsetsResult(Value):
 # --- progress ----------------------------------------------------------------------------------
 
 
-class CommitEntry(Entry):
-    """Progress on one queue: everything below `next`, and the ranges [first, end) beyond it."""
-
-    topic: Name
-    queue: QueueNumber
-    next: Int
-    ranges: Annotated[list[Range], Meta(max_length=limits.PROGRESS_RANGES_MAX)] = []
-    topic_id: Hex = ""
-
-
 class Commit(Request, tag="commit"):
     """Join this to the group's progress. A union: repeat-safe, order-free, never backwards.
 
     Attributes:
         group: the group's name.
         urgent: write at once; otherwise merged with others within `commit_after_ms`.
-        session, token: of the lease; reserved.
+        session: of the member, where entries have the token of a lease.
     """
 
     group: Annotated[str, Meta(min_length=1, max_length=limits.GROUP_CHARS_MAX)]
@@ -213,15 +228,15 @@ class Commit(Request, tag="commit"):
         list[CommitEntry], Meta(min_length=1, max_length=limits.PROGRESS_ENTRIES_A_REQUEST_MAX)
     ]
     urgent: bool = True
-    session: str = ""
-    token: str = ""
+    session: Hex = ""
 
 
 class Committed(Value):
-    """Progress of a group on one queue; next = -1: none yet."""
+    """Progress of a group on one queue; next = -1: none yet; `wanted` as in `Fetched`."""
 
     next: int = -1
     ranges: list[Range] = []
+    wanted: bool = False
     error: dict[str, Any] | None = None
 
 

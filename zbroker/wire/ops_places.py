@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from zbroker import limits
+from zbroker.wire.ops_groups import GroupRoute
 from zbroker.wire.values import (
     Generation,
     Hex,
@@ -167,9 +168,10 @@ class Follow(Request, tag="follow"):
 
 
 class FollowResult(Value):
-    """Topics that changed and ids of those that ended, up to `version`; `full`: forget the rest.
+    """Topics and groups that changed, ids of those that ended, up to `version`.
 
     Attributes:
+        full: everything comes again: what is not named until `more` is false does not exist.
         more: ask again at once.
     """
 
@@ -177,6 +179,8 @@ class FollowResult(Value):
     boot: str
     topics: list[TopicRoute] = []
     deleted: list[str] = []
+    groups: list[GroupRoute] = []
+    ended_groups: list[tuple[str, str]] = []
     full: bool = False
     more: bool = False
 
@@ -188,11 +192,15 @@ class Confirm(Request, tag="confirm"):
         have: (topic id, queues of that shard it has).
         ended: topic ids whose queues it has ended.
         adopt: topics it has that the directory did not name: to be taken back (COUNTEREX. 1.3).
+        groups: (group id, version of its row) that it has written.
+        ended_groups: (name, id) of groups that it has ended.
     """
 
     have: list[tuple[str, list[int]]] = []
     ended: list[str] = []
     adopt: list[TopicRoute] = []
+    groups: list[tuple[str, int]] = []
+    ended_groups: list[tuple[str, str]] = []
 
 
 class ConfirmResult(Value):

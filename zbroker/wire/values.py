@@ -16,6 +16,7 @@ RequestId = (
 )
 Name = Annotated[str, Meta(min_length=1, max_length=limits.TOPIC_CHARS_MAX)]
 Hex = Annotated[str, Meta(max_length=16)]
+Token = Annotated[str, Meta(max_length=limits.TOKEN_CHARS_MAX)]
 Wait = Annotated[int, Meta(ge=0, le=limits.WAIT_MS_MAX)]
 QueueNumber = Annotated[int, Meta(ge=0, le=limits.QUEUES_A_TOPIC_MAX - 1)]
 ShardNumber = Annotated[int, Meta(ge=0, le=limits.SHARDS_MAX - 1)]
