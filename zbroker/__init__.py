@@ -17,13 +17,21 @@ from typing import TYPE_CHECKING, Any
 from zbroker.version import __version__
 
 if TYPE_CHECKING:
+    from zbroker.client.admin import Admin
     from zbroker.client.admin_flows import BrokerInfo, QueueInfo, TopicInfo
-    from zbroker.client.blocking import Admin, Client, Producer
+    from zbroker.client.blocking import Client, Producer
     from zbroker.client.composing import Message
+    from zbroker.client.dead_letter_flows import DeadLetterInfo, DeadLetterOutcome
+    from zbroker.client.group_flows import GroupInfo, MemberInfo
+    from zbroker.client.lag_flows import GroupLag, QueueLag
+    from zbroker.client.outcomes import DeadLetter, Retry
     from zbroker.client.progress_flows import Progress
     from zbroker.client.pull import PullConsumer
+    from zbroker.client.push_threads import Consumer
     from zbroker.client.receipts import Receipt, SendFuture, SendManyError
     from zbroker.client.received import Received
+    from zbroker.client.reset_flows import QueueReset
+    from zbroker.client.subscribing import ConsumerStats
     from zbroker.errors import (
         Busy,
         Closed,
@@ -47,12 +55,20 @@ if TYPE_CHECKING:
     from zbroker.names import Queue
 
 _HOMES = {
+    "zbroker.client.admin": ("Admin",),
     "zbroker.client.admin_flows": ("BrokerInfo", "QueueInfo", "TopicInfo"),
-    "zbroker.client.blocking": ("Admin", "Client", "Producer"),
+    "zbroker.client.blocking": ("Client", "Producer"),
     "zbroker.client.composing": ("Message",),
+    "zbroker.client.dead_letter_flows": ("DeadLetterInfo", "DeadLetterOutcome"),
+    "zbroker.client.group_flows": ("GroupInfo", "MemberInfo"),
+    "zbroker.client.lag_flows": ("GroupLag", "QueueLag"),
+    "zbroker.client.outcomes": ("DeadLetter", "Retry"),
     "zbroker.client.progress_flows": ("Progress",),
     "zbroker.client.pull": ("PullConsumer",),
+    "zbroker.client.push_threads": ("Consumer",),
     "zbroker.client.received": ("Received",),
+    "zbroker.client.reset_flows": ("QueueReset",),
+    "zbroker.client.subscribing": ("ConsumerStats",),
     "zbroker.client.receipts": ("Receipt", "SendFuture", "SendManyError"),
     "zbroker.errors": (
         "Busy", "Closed", "Conflict", "Corrupted", "Denied", "DiskFull", "Fenced", "FormatNewer",
@@ -70,14 +86,22 @@ __all__ = [
     "Client",
     "Closed",
     "Conflict",
+    "Consumer",
+    "ConsumerStats",
     "Corrupted",
+    "DeadLetter",
+    "DeadLetterInfo",
+    "DeadLetterOutcome",
     "Denied",
     "DiskFull",
     "Fenced",
     "FormatNewer",
+    "GroupInfo",
+    "GroupLag",
     "Internal",
     "InvalidArgument",
     "Malformed",
+    "MemberInfo",
     "Message",
     "NotFound",
     "OffsetOutOfRange",
@@ -86,8 +110,11 @@ __all__ = [
     "PullConsumer",
     "Queue",
     "QueueInfo",
+    "QueueLag",
+    "QueueReset",
     "Receipt",
     "Received",
+    "Retry",
     "SendFuture",
     "SendManyError",
     "Timeout",

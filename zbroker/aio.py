@@ -9,11 +9,19 @@
 from __future__ import annotations
 
 from zbroker.client.admin_flows import BrokerInfo, QueueInfo, TopicInfo
-from zbroker.client.asyncio import Admin, Client, Producer, PullConsumer
+from zbroker.client.admin_tasks import Admin
+from zbroker.client.asyncio import Client, Producer, PullConsumer
 from zbroker.client.composing import Message
+from zbroker.client.dead_letter_flows import DeadLetterInfo, DeadLetterOutcome
+from zbroker.client.group_flows import GroupInfo, MemberInfo
+from zbroker.client.lag_flows import GroupLag, QueueLag
+from zbroker.client.outcomes import DeadLetter, Retry
 from zbroker.client.progress_flows import Progress
+from zbroker.client.push_tasks import Consumer
 from zbroker.client.receipts import Receipt, SendManyError
 from zbroker.client.received import Received
+from zbroker.client.reset_flows import QueueReset
+from zbroker.client.subscribing import ConsumerStats
 from zbroker.errors import (
     Busy,
     Closed,
@@ -44,14 +52,22 @@ __all__ = [
     "Client",
     "Closed",
     "Conflict",
+    "Consumer",
+    "ConsumerStats",
     "Corrupted",
+    "DeadLetter",
+    "DeadLetterInfo",
+    "DeadLetterOutcome",
     "Denied",
     "DiskFull",
     "Fenced",
     "FormatNewer",
+    "GroupInfo",
+    "GroupLag",
     "Internal",
     "InvalidArgument",
     "Malformed",
+    "MemberInfo",
     "Message",
     "NotFound",
     "OffsetOutOfRange",
@@ -60,8 +76,11 @@ __all__ = [
     "PullConsumer",
     "Queue",
     "QueueInfo",
+    "QueueLag",
+    "QueueReset",
     "Receipt",
     "Received",
+    "Retry",
     "SendManyError",
     "Timeout",
     "TooLarge",

@@ -32,6 +32,7 @@ ENVIRONMENT_NAMES = {
     "ZBROKER_URL": "address of NameServers or of a gateway, for clients",
     "ZBROKER_DEBUG": "1: errors of the command line come with their traceback",
     "ZBROKER_FAULTS": "faults to inject; for the project's own tests",
+    "ZBROKER_TEST_CLOCK": "a file that says how far the broker's time is ahead; for tests",
 }
 
 _OptionsT = TypeVar("_OptionsT", bound=msgspec.Struct)
@@ -63,6 +64,7 @@ class WorkerOptions(Options, kw_only=True, frozen=True):
         advertise: host that clients are told, with the bound port; empty: as bound.
         ipc: folder of the unix sockets; the worker binds `ipc://<ipc>/worker-<shard>`.
         broker: name of the broker group.
+        room: where it stands, for groups that are divided by machine room.
         flush: "sync": acknowledged is on disk.
         auto_create, queues_default: for topics that are created on send.
         retention_ms, retention_bytes: age and size (0: none) beyond which segments go.
@@ -75,6 +77,7 @@ class WorkerOptions(Options, kw_only=True, frozen=True):
     ipc: str
     advertise: str = ""
     broker: BrokerName = BROKER_DEFAULT
+    room: str = ""
     flush: Flush = "sync"
     auto_create: bool = True
     queues_default: QueueCount = limits.QUEUES_A_TOPIC_DEFAULT
@@ -119,6 +122,7 @@ def worker_options(
         ipc=ipc,
         advertise=config.broker.advertise,
         broker=config.broker.name,
+        room=config.broker.room,
         flush=config.broker.flush,
         auto_create=config.topics.auto_create,
         queues_default=config.topics.queues,
@@ -165,6 +169,7 @@ class BrokerSection(msgspec.Struct, frozen=True):
         bind, advertise: host to listen on, and host that clients are told (empty: the former).
         gateway_port, worker_port: of the gateway and of worker 0, the others follow it.
         port_base: other than 0: NameServer here, gateway + 1, workers + 10 up.
+        room: where it stands; groups with strategy "machine_room" give its queues to members there.
         flush: "sync": acknowledged is on disk; "async": written, the next sync follows at once.
     """
 
@@ -176,6 +181,7 @@ class BrokerSection(msgspec.Struct, frozen=True):
     gateway_port: Port = limits.GATEWAY_PORT
     worker_port: Port = limits.WORKER_PORT
     port_base: Annotated[int, Meta(ge=0, le=limits.PORT_BASE_MAX)] = 0
+    room: str = ""
     flush: Flush = "sync"
 
 
@@ -231,12 +237,14 @@ class SupervisorOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
         config: what to run, and how.
         ephemeral: every port is a free one.
         detached: log into the data folder and report as a child does, in JSON lines.
+        lifeline: stop when standard input closes, so when the one who started it is gone.
     """
 
     data: str
     config: Config = Config()
     ephemeral: bool = False
     detached: bool = False
+    lifeline: bool = False
 
 
 class Loaded(NamedTuple):
@@ -297,8 +305,14 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> L
 
 
 def replace(loaded: Loaded, values: Mapping[str, Any], origin: str) -> Loaded:
-    """The configuration with some keys ("broker.workers") replaced; None leaves a key as it is."""
+    """The configuration with some keys ("broker.workers") replaced; None leaves a key as it is.
+
+    Raises:
+        InvalidArgument: an unknown key, a wrong value; `origin` says where it was given.
+    """
     given = {name: value for name, value in values.items() if value is not None}
+    for name in given.keys() - _KEYS.keys():
+        raise _unknown(f"{origin} {name}", name, _KEYS)
     merged = {name: get(loaded.config, name) for name in KEYS}
     for name, value in given.items():
         merged[name] = _convert(f"{origin} {name}", value, _KEYS[name].kind, True)

@@ -141,6 +141,7 @@ COMMIT_RANGE_BYTES = 128  # of such an answer in memory: a range
 COMMIT_HEADER_TIMES = 8  # what is made of a header has so many times its size
 COMMITS_HELD_BYTES_MAX = 32 << 20  # of answers that wait for these: beyond it commits are BUSY
 PROGRESS_ENTRY_BYTES = 24  # of a PROGRESS record, for the budget; ranges come on top
+PROGRESS_RANGE_BYTES = 18  # of such an entry: two numbers
 PLAIN_MESSAGE_BYTES = 16  # array and body heads of a message that came in plain form
 RECORD_AROUND_BYTES = RECORD_HEADER_BYTES + RECORD_ALIGN_BYTES
 PUBLISH_CREDIT_BYTES = 256 * 1024  # publishes that one look at the log's room allows
@@ -169,24 +170,49 @@ HASH_POINTS = 10  # of a member on the consistent-hash ring, as RocketMQ
 GROUPS_A_FOLLOW_MAX = 200  # in one answer to a follower
 GROUPS_A_PAGE_MAX = 500
 ENDED_GROUPS_KEPT_MS = 3_600_000
+ENDED_GROUPS_KEPT = 10_000  # ids of ended groups that a shard still knows as such
+SUBSCRIPTION_QUEUES_MAX = 32_768  # that exist at a join: their births, 460 kB, fit into the reserve
+BIRTH_BYTES = 14  # of a GROUP record: one queue and where it begins
+FOLLOW_BIRTHS_A_QUEUE = 16  # births that weigh as one QUEUE record
+FOLLOW_ROW_BYTES = 512  # of a topic's row but for its settings and queues, rounded up
+FOLLOW_QUEUE_BYTES = 16  # of a queue in such a row: it stands in three lists
+MEMBER_QUEUES_MAX = 100_000  # told to one member: 600 kB, below REPLY_HEADER_BYTES_MAX
+MEMBERS_OUT_A_TURN = 256  # records of silent members that one turn writes
+DEADLINE_STEP_MS = 50  # deadlines of members are kept in steps: one is moved without a search
+STALL_MS = 2 * LOOP_POLL_MAX_MS  # a loop that has not turned for so long has stalled itself
 LEASE_EXPIRY_MS = 30_000  # silence of a holder after which somebody who waits gets the queue
 LEASE_RENEW_MS = 10_000
 LEASE_DRAIN_MS = 20_000  # a holder that is told `wanted` finishes what runs, at most so long
 LEASE_TAKEN_AFTER_MS = 25_000  # and then it is taken from a living one, drain and a journey
 LEASE_STOP_MS = 20_000  # a member hands nothing out when its last renewed send is so old
 LEASE_WAITERS_MAX = 10_000  # parked `acquire` of a shard
+LEASES_ENDED_AT_ONCE = 4_000  # of a dead session: their record has 100 kB
+GRANT_ROW_BYTES = 128  # of an answer to `acquire`: one queue without its ranges
+RANGE_TEXT_BYTES = 36  # of an answer: [first,end] of two numbers of 16 digits
 RETRY_LADDER_S = (10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1_200, 1_800, 3_600,
                   7_200)
 CONSUME_TIMEOUT_S = 15 * 60.0
 LAG_RECORDS_MAX = 4_096  # that one row of `lag` may unpack to count what a filter matches
+LAG_RAW_BYTES_MAX = 8 << 20  # that all rows of a turn may unpack for that: 0.1 s
+LAG_LOOK_BYTES = 64  # of these, for each message and each index entry that is looked at
 DEAD_LETTERS_BYTES_MAX = 64 << 20  # of a shard, kept beyond retention; the oldest go first
+DEAD_LETTERS_A_STEP = 1_024  # moved out of retention's way in one step: 5 ms
+NACK_AROUND_BYTES = 24 * 1024  # of a nack in the log beside its batch: facts, and the ranges
 
 # --- timers --------------------------------------------------------------------------------------
 TIMER_AHEAD_MS_MAX = 366 * 86_400_000
-TIMERS_MAX = 4_000_000  # pending in a shard: 40 bytes each
+TIMERS_MAX = 4_000_000  # pending in a shard: 46 bytes each
 TIMERS_BYTES_MAX = 4 << 30  # of their copies in the log of a shard: they are carried forward
-TIMERS_A_TURN = 256  # fired at once, so that a crowd of one due time never stops the loop
+TIMERS_PERCENT = 50  # of the log's byte budget: with more retention would carry for ever
+TIMERS_A_TURN = 256  # fired or carried at once: a crowd of one due time never stops the loop
 TIMER_OUTCOME_MS = 15 * 60_000  # how long is remembered what became of a timer
+TIMER_OUTCOMES_MAX = 16_384  # and of how many: 5 MB
+TIMERS_A_PAGE = 1_024  # 40 kB: a row of a checkpoint, and 2 us to move when one is inserted
+TIMERS_PAGES_A_STEP = 256  # looked through at once for what is to be carried: 5 ms
+TIMER_AROUND_BYTES = 256  # that FIRED or a carried TIMER is longer than the TIMER: id, due time
+CARRY_STEP_BYTES = 64 * 1024  # kept free for retention, so that it can go on when nothing else can
+CARRY_LARGE_BYTES = 1 << 20  # of a step while there is room
+CARRY_PAUSE_MS = 10  # between two steps: others come between, and the helper can read
 
 # --- nameserver, gateway -------------------------------------------------------------------------
 REGISTER_EVERY_MS = 10_000
@@ -221,6 +247,8 @@ SUPERVISOR_WAIT_MS = 1_000  # a lost wake-up costs no more than this
 DOWN_WAIT_MS = 4 * DRAIN_MS  # three stages of a stop, and one for the supervisor itself
 TAIL_POLL_S = 1.0  # `tail` looks up so often
 TAIL_EXIT_POLL_S = 0.05  # with --exit, whether all has been seen
+CONSUME_LOOK_S = 0.2  # `consume` looks up so often, whether it shall end
+CONSUME_CHUNK_MESSAGES = 100  # printed, then acknowledged
 STATUS_CPU_WINDOW_S = 0.2
 STATUS_ASK_S = 1.0
 UNIX_PATH_BYTES_MAX = 107  # sun_path without its zero
@@ -239,7 +267,17 @@ BENCH_ENCODE_BATCHES = 300
 BENCH_BATCHES_A_CALL = PRODUCER_WINDOW_BATCHES  # of `send_many`: as many as are in flight
 BENCH_SYNCS = 200
 BENCH_TIMEOUT_S = 60.0
+BENCH_PACE = 10_000  # messages a second
+BENCH_PACE_STEP_S = 0.001  # a paced producer wakes so often
+BENCH_HANDOVERS_MAX = 10  # members that come and go; each costs a second
+BENCH_SETTLE_S = 0.5  # after a member has come or gone: joins are gathered for less
 BENCH_PAUSE_S = 0.002  # between two messages of a latency run: what it measures is one, not a queue
+
+# --- testing -------------------------------------------------------------------------------------
+TESTING_WAIT_S = 20.0  # for something that takes less than one second on a quiet machine
+TESTING_LOOK_S = 0.01
+TEST_CLOCK_POLL_MS = 5  # a worker under a test's clock looks at it so often
+TESTING_LOG_BYTES = 3_000  # of the log, shown beside what did not come
 
 # --- client --------------------------------------------------------------------------------------
 CLIENT_TIMEOUT_S = 30.0
@@ -259,6 +297,9 @@ POLL_WAIT_MAX_S = 3_600.0
 LONG_POLL_MS = 15_000
 CLOSE_FLUSH_S = 5.0
 FETCHES_IN_FLIGHT = 2
+SHARD_WAIT_MS = 5_000  # a shard that is silent for so long is shown as unknown
+LAGS_IN_FLIGHT = 64  # requests at a time when many groups are looked at
+DEAD_LETTERS_LISTED = 100  # by default: with their bodies they are in memory
 QUEUES_A_FETCH_MAX = 256  # names of 127 characters and all: below HEADER_BYTES_MAX
 CREATES_IN_FLIGHT = 64  # of topics, on first send
 SEND_WAIT_MAX_S = SEND_DEADLINE_MAX_MS / 1000 + 10.0  # a lost I/O thread ends a wait here
@@ -269,6 +310,29 @@ PRODUCE_HEADER_BYTES = 60 * 1024  # of the entries of a request, below HEADER_BY
 BATCH_BYTES_A_MESSAGE = 8  # array head and body head of a bare message, rounded up
 FETCH_REPLACED_AFTER_MS = 20  # a fetch out for longer is parked: a newer one may end it
 PREFETCH_BYTES = 32 << 20
+CHUNK_MS = 1.0  # work that a handler's thread takes at a time: far above what taking it costs
+CHUNK_MESSAGES_MAX = 500  # and at most so many, so that what hangs holds up few
+CHUNK_COST_WEIGHT = 0.2  # of the newest measure in the cost of a handler
+CHUNK_LOOK_MS = 10  # what is done of a chunk is acknowledged, and taken over if its owner hangs
+CONCURRENCY_DEFAULT = 8
+CONCURRENCY_MAX = 1_000  # threads or tasks of a consumer, as RocketMQ
+HANDLER_BATCH_MAX = 1_024  # messages of one call, as RocketMQ
+DRAIN_S = 20.0  # a stopped consumer waits so long for its handlers
+DRAIN_MAX_S = 3_600.0
+JOIN_S = 1.0  # and then for its threads, which are at the end of their loops
+CONSUME_TIMEOUT_MAX_S = 7 * 86_400.0
+NACKS_IN_FLIGHT = 2  # requests a worker
+NACK_BYTES = 2 << 20  # copies of one request, as a turn of the worker takes; one always goes
+PREFETCH_MESSAGES = 1_000  # a queue, of a push consumer; these three as RocketMQ
+PREFETCH_SPAN_MESSAGES = 2_000  # from the oldest unfinished message of a queue to the newest
+PREFETCH_PUSH_BYTES = 100 << 20  # of all queues of a push consumer, each an equal share
+CLIENT_HEADER_BYTES = 48 * 1024  # of the entries of a request: tags and names come on top
+CLIENT_ENTRY_BYTES = 112  # of an entry without the topic's name and ranges: numbers, id and token
+CLIENT_RANGE_BYTES = 36  # [first, end] of two largest numbers
+SUBSCRIBE_GATHERED_MS = 20  # subscriptions made one after another are one join
+JOIN_REFUSED_MS = 10_000  # a join that was refused for good reason is tried again so late
+RELEASE_TRIES_MAX = 30  # about as long as the lease would need to expire by itself
+RELEASE_WAIT_MS = 1_000  # then the directory hears of a leaving member though something runs on
 
 assert RECORD_HEADER_BYTES % RECORD_ALIGN_BYTES == 0
 assert BODY_BYTES_MAX < BATCH_RAW_BYTES_MAX < REQUEST_BYTES_MAX < RECORD_BYTES_MAX
@@ -287,4 +351,10 @@ assert PRODUCE_HEADER_BYTES < HEADER_BYTES_MAX and PRODUCE_BYTES < REQUEST_BYTES
 assert len(RETRY_LADDER_S) == RETRIES_DEFAULT
 assert LEASE_DRAIN_MS < LEASE_TAKEN_AFTER_MS < LEASE_EXPIRY_MS
 assert LEASE_STOP_MS + LEASE_RENEW_MS <= LEASE_EXPIRY_MS and MEMBER_POLL_MS * 3 <= MEMBER_EXPIRY_MS
+assert TOPIC_CHARS_MAX + CLIENT_ENTRY_BYTES + PROGRESS_RANGES_MAX * CLIENT_RANGE_BYTES < (
+    CLIENT_HEADER_BYTES
+), "an entry fits into a header, whatever it holds"
+assert CLIENT_HEADER_BYTES + TAGS_A_FILTER_MAX * (TAG_BYTES_MAX + 3) + GROUP_CHARS_MAX < (
+    HEADER_BYTES_MAX - 1_024
+)
 assert QUEUES_A_FETCH_MAX * (TOPIC_CHARS_MAX + PRODUCE_ENTRY_BYTES) < HEADER_BYTES_MAX

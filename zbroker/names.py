@@ -15,6 +15,7 @@ from zbroker.errors import InvalidArgument
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 BROKER_DEFAULT = "main"
+RETRY_PREFIX, DEAD_LETTER_PREFIX = "%RETRY%", "%DLQ%"
 
 
 class Queue(NamedTuple):
@@ -33,6 +34,16 @@ def check_topic(name: str) -> str:
 def check_group(name: str) -> str:
     """Returns `name` if it may name a consumer group, else raises InvalidArgument."""
     return _check("group", name, limits.GROUP_CHARS_MAX)
+
+
+def retry_topic(group: str) -> str:
+    """The topic that brings a group's messages back: queue i is in shard i."""
+    return RETRY_PREFIX + group
+
+
+def dead_letter_topic(group: str) -> str:
+    """The topic of what a group gave up: queue i is in shard i."""
+    return DEAD_LETTER_PREFIX + group
 
 
 def _check(what: str, name: str, chars_max: int) -> str:

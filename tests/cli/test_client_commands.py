@@ -222,10 +222,14 @@ def test_nobody_there_is_unreachable() -> None:
         slow("produce", "--mode", "submit", "--topics", "3", "--queues", "2"),
         slow("produce", "--mode", "request"),
         slow("produce", "--mode", "many", "--batch", "10", "--producers", "2"),
+        slow("produce", "--mode", "paced", "--pace", "5000"),
         slow("consume", "--batch", "10"),
+        slow("consume", "--mode", "push", "--concurrency", "2"),
+        slow("consume", "--mode", "batch", "--batch", "10"),
         slow("latency", "--mode", "send"),
         slow("latency", "--mode", "send", "--aio"),
         slow("latency", "--mode", "visible"),
+        slow("latency", "--mode", "end-to-end", "--pace", "1000"),
     ],
 )
 def test_bench_prints_what_it_promises_and_cleans_up(broker: Broker, arguments: Any) -> None:

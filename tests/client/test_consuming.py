@@ -5,13 +5,18 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from tests.client.handout import batch_of, bodies, frame
+from tests.client.scripted import Script, error_row
 from zbroker import limits
 from zbroker.client.assigned import Start
-from zbroker.client.consuming import Consuming, FetchOut, LookUp, LostWay, WantTopic
+from zbroker.client.consuming import Consuming, LookUp, Prefetch
+from zbroker.client.errands import LostWay, WantTopic
+from zbroker.client.fetching import FetchOut
 from zbroker.client.places import QueuePlace, TopicView
+from zbroker.client.received import messages_of
 from zbroker.errors import make
 from zbroker.names import Queue
-from zbroker.wire import codec, ops
+from zbroker.wire import codec, ops, records
 
 ID, OTHER = "00000000000000aa", "00000000000000bb"
 
@@ -190,3 +195,219 @@ def test_assign_replaces_everything() -> None:
     reading.mind.routed("t", view())
     assert [error.code for error in reading.mind.errors] == ["QUEUE_NOT_FOUND"]
     assert sorted(name.queue for name in reading.mind.queues) == [1, 7]
+
+
+# --- under leases ---------------------------------------------------------------------------------
+
+
+def messages(first: int, end: int) -> bytes:
+    return frame(first, batch_of(bodies(first, end)))
+
+
+def give(script: Script, number: int, begin: int, data: bytes, end: int) -> None:
+    """A fetch of one queue brings this."""
+    [out] = script.fetches()
+    [at] = [at for at, entry in enumerate(out.request.queues) if entry.queue == number]
+    assert out.request.queues[at].offset == begin
+    script.fetched(out, ops.Fetched(at=at, next=end, max=1 << 30, frame=0), payload=(data,))
+
+
+def test_acks_ride_on_the_next_fetch_once() -> None:
+    script = Script()
+    script.hold(0, 1)
+    give(script, 1, 10, messages(10, 15), 15)
+    tracker = script.queue(1).tracker
+    assert tracker is not None
+    tracker.done(10, 12)
+    tracker.done(13, 14)
+    fetches = script.fetches()
+    acks = [ack for out in fetches for ack in out.request.acks]
+    assert [(ack.queue, ack.next, ack.ranges, ack.token) for ack in acks] == [
+        (1, 12, [(13, 14)], "0.1.1")
+    ]
+    for out in fetches:
+        script.fetched(out)
+    assert [ack for out in script.fetches() for ack in out.request.acks] == []
+
+
+def test_refused_ack_is_told_again() -> None:
+    script = Script(queues=1)
+    script.hold(0)
+    script.fetches()
+    tracker = script.queue(0).tracker
+    assert tracker is not None
+    tracker.done(0, 3)
+    script.mind.seek(Queue("t", 0), Start(offset=3))
+    [out] = script.fetches()
+    assert len(out.request.acks) == 1
+    script.fetched(out, ops.Fetched(at=0, error=error_row("TOO_MANY_RANGES")))
+    script.run_to(limits.RETRY_MAX_MS)
+    assert [len(each.request.acks) for each in script.fetches()] == [1]
+
+
+def test_what_a_filter_drops_is_acknowledged_as_seen() -> None:
+    script = Script(queues=1, tags=("paid",))
+    script.hold(0)
+    [out] = script.fetches()
+    assert out.request.tags == ["paid"]
+    script.fetched(out, ops.Fetched(at=0, next=500, max=500))
+    queue = script.queue(0)
+    assert queue.position == 500 and queue.tracker is not None and queue.tracker.next == 500
+
+
+def test_retries_are_read_without_the_filter_of_any_topic() -> None:
+    script = Script(topic="t", tags=("paid",))
+    script.join([])
+    place = script.leasing._views["t"].queues[0]._replace(topic="%RETRY%g")
+    script.leasing._grant(
+        script.leasing._worker(place), place, ops.Acquired(token="0.1.1"), script.now
+    )
+    [retry] = script.mind.queues.values()
+    assert retry.queue.topic == "%RETRY%g" and retry.tags == ()
+
+
+def test_queue_with_enough_messages_waits_and_the_others_go_on() -> None:
+    script = Script(prefetch=Prefetch(messages=100))
+    script.hold(0, 1)
+    give(script, 0, 0, messages(0, 100), 100)
+    full = script.queue(0)
+    assert (full.messages, full.bytes) == (100, len(messages(0, 100)))
+    assert [entry.queue for out in script.fetches() for entry in out.request.queues] == [1]
+    assert full.paused
+    taken = script.mind.take()
+    assert taken is not None and taken.messages == 100
+    full.messages -= 1
+    assert [entry.queue for out in script.fetches() for entry in out.request.queues] == [0]
+    assert not full.paused
+
+
+def test_bytes_are_shared_equally_among_queues() -> None:
+    data = messages(0, 10)
+    script = Script(prefetch=Prefetch(bytes=2 * len(data)))
+    script.hold(0, 1)
+    give(script, 0, 0, data, 10)
+    assert [entry.queue for out in script.fetches() for entry in out.request.queues] == [1]
+
+
+def test_span_counts_messages_not_offsets() -> None:
+    script = Script(queues=1, prefetch=Prefetch(span=50))
+    script.hold(0)
+    sparse = frame(0, batch_of(bodies(0, 40)))
+    give(script, 0, 0, sparse, 100_000)
+    queue = script.queue(0)
+    queue.messages = 0  # all but the oldest are done
+    assert queue.tracker is not None
+    queue.tracker.done(2, 100_000)
+    assert queue.span() == 40
+    [out] = script.fetches()
+    more = frame(100_000, batch_of(bodies(0, 20)))
+    row = ops.Fetched(at=0, next=100_020, max=1 << 30, frame=0)
+    script.fetched(out, row, payload=(more,))
+    queue.messages = 0
+    assert queue.span() == 60 and script.fetches() == [] and queue.paused
+    queue.tracker.done(0, 2)
+    assert queue.span() == 20 and script.fetches() and not queue.paused
+
+
+def test_span_within_a_fetch_is_about_what_is_not_done_of_it() -> None:
+    script = Script(queues=1, prefetch=Prefetch())
+    script.hold(0)
+    give(script, 0, 0, messages(0, 100), 100)
+    queue = script.queue(0)
+    assert queue.tracker is not None and queue.span() == 100
+    queue.tracker.done(0, 70)
+    assert queue.span() == 30
+    queue.tracker.done(70, 100)
+    assert queue.span() == 0
+
+
+def test_what_a_seek_drops_counts_no_more() -> None:
+    script = Script(queues=1, prefetch=Prefetch())
+    script.hold(0)
+    give(script, 0, 0, messages(0, 100), 100)
+    give(script, 0, 100, messages(100, 130), 130)
+    assert script.mind.take() is not None
+    script.mind.seek(Queue("t", 0), Start(offset=5))
+    queue = script.queue(0)
+    assert (queue.messages, queue.bytes) == (100, len(messages(0, 100))), "of what was taken"
+    assert script.mind.buffered_bytes == 0 and queue.span() == 0
+
+
+def test_what_was_done_before_the_grant_is_not_handed_out() -> None:
+    script = Script(queues=1)
+    script.hold(0)
+    queue = script.queue(0)
+    queue.hold("0.1.2", 0, [(8, 9), (2, 4)], queue.keeper)
+    found = read_messages(0, 10)
+    assert [one.offset for one in queue.unskipped(found)] == [0, 1, 4, 5, 6, 7, 9]
+    late = read_messages(20, 22)
+    assert queue.unskipped(late) is late
+
+
+def read_messages(first: int, end: int) -> list[Any]:
+    data = messages(first, end)
+    place = view().queues[0]
+    return [
+        one
+        for placed in records.walk(data)
+        for one in messages_of(data, placed, place, first)
+    ]
+
+
+def test_revoked_queue_takes_nothing_more_in() -> None:
+    script = Script(queues=1)
+    script.hold(0)
+    [out] = script.fetches()
+    script.told([])
+    script.queue(0).running = 1
+    script.turn()
+    script.fetched(out, ops.Fetched(at=0, next=9, max=9, frame=0), payload=(messages(0, 9),))
+    script.mind.seek(Queue("t", 0), Start(offset=1))
+    assert script.queue(0).position == 0, "what was handed out is what will be committed"
+    assert script.mind.buffered_bytes == 0 and script.mind.take() is None
+    assert script.fetches(1_000) == []
+
+
+def test_queue_that_went_with_uncommitted_messages_is_noted() -> None:
+    script = Script()
+    script.hold(0, 1)
+    for number, running in ((0, 1), (1, 0)):
+        script.queue(number).taken, script.queue(number).running = True, running
+        script.leasing.fenced(script.queue(number), script.now)
+    assert [queue.queue for queue in script.mind.lost] == [0]
+
+
+def test_fetches_of_many_queues_with_long_names_fit_into_headers() -> None:
+    script = Script(queues=512, topic="t" * limits.TOPIC_CHARS_MAX)
+    script.join(list(range(512)))
+    tokens = {f"q{number}": "f" * limits.TOKEN_CHARS_MAX for number in range(512)}
+    for _ in range(5):
+        for errand in script.asked(ops.Acquire):
+            script.grant(errand, **tokens)
+    assert len(script.held()) == 512
+    for number in range(512):
+        tracker = script.queue(number).tracker
+        assert tracker is not None
+        for at in range(100):
+            tracker.done((1 << 52) + 2 * at, (1 << 52) + 2 * at + 1)
+    seen: set[int] = set()
+    for _ in range(10):
+        for out in script.fetches(limits.FETCH_REPLACED_AFTER_MS):
+            assert len(codec.encode_request(out.request)) < limits.HEADER_BYTES_MAX
+            seen.update(entry.queue for entry in out.request.queues)
+    assert len(seen) == 512
+
+
+def test_acks_with_many_ranges_take_no_more_than_the_room_of_a_header() -> None:
+    script = Script(queues=20)
+    script.hold(*range(20))
+    script.fetches()
+    for number in range(20):
+        tracker = script.queue(number).tracker
+        assert tracker is not None
+        for at in range(900):
+            tracker.done((1 << 52) + 2 * at, (1 << 52) + 2 * at + 1)
+        script.queue(number).out = None
+    [out] = script.fetches(limits.FETCH_REPLACED_AFTER_MS)
+    assert len(out.request.acks) == 1 and len(out.request.queues) == 20
+    assert len(codec.encode_request(out.request)) < limits.HEADER_BYTES_MAX

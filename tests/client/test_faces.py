@@ -15,7 +15,7 @@ import zbroker
 import zbroker.aio
 from zbroker import errors, limits
 from zbroker.client import asyncio as aio_face
-from zbroker.client import blocking, pull
+from zbroker.client import blocking, pull, push_tasks, push_threads
 from zbroker.client.progress_flows import Progress
 from zbroker.wire.message import Message
 
@@ -23,6 +23,7 @@ PAIRS = [
     (blocking.Client, aio_face.Client),
     (blocking.Producer, aio_face.Producer),
     (pull.PullConsumer, aio_face.PullConsumer),
+    (push_threads.Consumer, push_tasks.Consumer),
     (blocking.Admin, aio_face.Admin),
 ]
 NOBODY = "tcp://127.0.0.1:9"
@@ -249,3 +250,37 @@ def test_progress_that_is_none_is_refused(client, progress) -> None:
 def test_reader_without_group_cannot_commit(client) -> None:
     with pytest.raises(errors.InvalidArgument, match="group"):
         client.pull_consumer().commit()
+
+
+def test_closing_a_consumer_behind_its_client_waits_for_nothing() -> None:
+    begun = time.monotonic()
+    client = zbroker.Client(NOBODY, timeout=0.1)
+    consumer = client.pull_consumer("g")
+    consumer.subscribe("t")
+    client.close()
+    consumer.close()
+
+    async def main() -> None:
+        client = zbroker.aio.Client(NOBODY, timeout=0.1)
+        consumer = client.pull_consumer("g")
+        consumer.subscribe("t")
+        await client.close()
+        await consumer.close()
+
+    asyncio.run(main())
+    assert time.monotonic() - begun < limits.CLOSE_FLUSH_S
+
+
+def test_group_of_a_consumer_that_finds_nobody_is_told_by_poll() -> None:
+    with zbroker.Client(NOBODY, timeout=0.2) as client:
+        consumer = client.pull_consumer("g")
+        consumer.subscribe("t")
+        with pytest.raises(errors.Unreachable, match="nobody answers at tcp"):
+            for _ in range(100):
+                consumer.poll(0.1)
+
+
+@pytest.mark.parametrize("client_id", ["", "x" * 252, "line\nbreak", 7])
+def test_bad_client_id_is_invalid_argument(client_id) -> None:
+    with pytest.raises(errors.InvalidArgument, match="client_id"):
+        zbroker.Client(NOBODY, client_id=client_id)

@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from zbroker.client.places import QueuePlace
-from zbroker.client.received import Received, messages_of
+from zbroker.client.received import Received, messages_of, standing_of
 from zbroker.errors import Corrupted, Malformed
 from zbroker.store import record
-from zbroker.wire import batch, message, records
+from zbroker.wire import batch, facts, message, records
+from zbroker.wire.facts import Facts
 from zbroker.wire.message import Message
 
 PLACE = QueuePlace("t", 3, "main", "00000000000000aa", 0)
@@ -20,10 +21,13 @@ def made(*bodies: bytes, **fields) -> bytes:
     return batch.encode(payload, len(bodies), born_ms=5_000, **fields)
 
 
-def frame(base: int, *batches: bytes, count: int = 1) -> bytes:
+def frame(
+    base: int, *batches: bytes, count: int = 1, meta: bytes = b"\x80",
+    kind: record.Kind = record.Kind.BATCH,
+) -> bytes:
     return b"".join(record.encode(
-        record.Kind.BATCH, position=0, synced=0, epoch=(1, 1), time_ms=7_000, base_offset=base,
-        count=count, meta=b"\x80", body=batches,
+        kind, position=0, synced=0, epoch=(1, 1), time_ms=7_000, base_offset=base, count=count,
+        meta=meta, body=batches,
     ))
 
 
@@ -100,3 +104,41 @@ def test_count_that_does_not_fit_is_malformed() -> None:
     payload = message.encode_messages([(b"a",), (b"b",)])
     with pytest.raises(Malformed, match="count"):
         read(frame(10, batch.encode(payload, 3, born_ms=1)))
+
+
+@pytest.mark.parametrize("kind", [record.Kind.COPY, record.Kind.FIRED])
+def test_copy_shows_its_origin_and_stands_where_it_was_fetched(kind: record.Kind) -> None:
+    meta = facts.encode(Facts(
+        attempt=3, group="g", topic="orders", topic_id="00000000000000bb", queue=5, offset=99,
+        stored_ms=4_000, cause="ValueError: no price",
+    ))
+    [one] = read(frame(10, made(b"a", producer_id=0xAB, base_sequence=7), meta=meta, kind=kind))
+    assert (one.topic, one.queue, one.offset, one.broker) == ("orders", 5, 99, "main")
+    assert (one.attempt, one.cause, one.stored_at.timestamp()) == (3, "ValueError: no price", 4)
+    assert (one.message_id, standing_of(one)) == ("00000000000000ab-7", 10)
+    [bare] = read(frame(10, made(b"a"), meta=meta, kind=kind))
+    assert bare.message_id == "00000000000000bb.5.99"
+    assert not read(frame(10, made(b"a"), meta=meta, kind=kind), 11)
+
+
+def test_facts_without_a_place_are_of_a_message_that_stands_here() -> None:
+    meta = facts.encode(Facts(attempt=1, due_ms=6_000, timer="1.2.3"))
+    [one] = read(frame(10, made(b"a"), meta=meta, kind=record.Kind.FIRED))
+    assert (one.topic, one.queue, one.offset, standing_of(one)) == ("t", 3, 10, 10)
+    assert (one.stored_at.timestamp(), one.attempt, one.cause) == (7, 1, "")
+
+
+def test_facts_that_are_none_are_malformed() -> None:
+    with pytest.raises(Malformed, match="facts of offset 10"):
+        read(frame(10, made(b"a"), meta=b"\xc1"))
+
+
+def test_records_of_other_kinds_are_passed_over() -> None:
+    data = frame(10, made(b"a"), kind=record.Kind.TIMER) + frame(11, made(b"b"))
+    assert [(each.offset, each.body) for each in read(data)] == [(11, b"b")]
+
+
+def test_token_of_the_lease_is_the_fence() -> None:
+    [placed] = records.walk(frame(10, made(b"a")))
+    [one] = messages_of(frame(10, made(b"a")), placed, PLACE, 0, "0.4.17")
+    assert one.fence == "0.4.17" and not read(frame(10, made(b"a")))[0].fence

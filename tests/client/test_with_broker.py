@@ -87,8 +87,8 @@ def test_progress_is_committed_and_continued(client: zbroker.Client) -> None:
     client.admin().create_topic("progress", queues=1)
     client.producer().send_many("progress", [b"%d" % at for at in range(10)])
     one = client.pull_consumer("g", start="first")
-    one.subscribe("progress")
     assert one.commit() == {} and one.committed(("progress", 0)) is None
+    one.subscribe("progress")
     first = one.poll(10, max_messages=4)
     assert [each.body for each in first] == [b"0", b"1", b"2", b"3"]
     assert one.position(("progress", 0)) == 4
@@ -97,6 +97,9 @@ def test_progress_is_committed_and_continued(client: zbroker.Client) -> None:
     two.assign([("progress", 0)])
     assert [each.offset for each in read(two, 6)] == [4, 5, 6, 7, 8, 9]
     assert list(two.lag().values()) == [0]
+    with pytest.raises(zbroker.Fenced):
+        two.commit({("progress", 0): 5})
+    one.close()
     two.commit({("progress", 0): Progress(5, acked=[(7, 9)])})
     assert two.committed(("progress", 0)) == Progress(5, ((7, 9),))
     two.commit({("progress", 0): 2})

@@ -89,6 +89,25 @@ def test_queues_say_where_a_request_goes(copy):
     assert caught.value.code == "NOT_YET" and caught.value.retryable
 
 
+@pytest.mark.parametrize("entry, named", [
+    (ops.CommitEntry("b", 0, 1), ops.Commit), (ops.ReleaseEntry("b", 0, "0.1.1"), ops.Release),
+    (ops.NackEntry(topic="b", queue=0, offset=1, size=1), ops.Nack),
+    (ops.QueueEntry("b", 0), ops.Acquire), (ops.HeldEntry("b", 0, "0.1.1"), ops.Renew),
+    (ops.ResetEntry("b", 0), ops.Reset), (ops.QueueEntry("b", 0), ops.Lag),
+    (ops.QueueEntry("b", 0), ops.Progress), (ops.FetchEntry("b", 0, 1), ops.Fetch),
+    (ops.QueueEntry("b", 0), ops.Offsets),
+])
+def test_every_request_that_names_queues_goes_to_their_shard(entry, named):
+    fields = set(named.__struct_fields__)
+    facts = {"id": 1, "entries" if "entries" in fields else "queues": [entry]}
+    facts |= {"group": "g"} if "group" in fields else {}
+    facts |= {"session": "1" * 16} if named in (ops.Acquire, ops.Release, ops.Renew) else {}
+    facts |= {"to": "end"} if named is ops.Reset else {}
+    copy = DirectoryCopy()
+    copy.apply(told(2, route("a", 0), route("b", 1), full=True))
+    assert copy.shard_for(named(**facts)) == 1
+
+
 def test_100_000_topics_fit_into_the_frames_of_one_request():
     copy = DirectoryCopy()
     rows = [

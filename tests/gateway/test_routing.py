@@ -139,6 +139,9 @@ def test_produce_of_nothing_and_unknown_shards_are_invalid(scene):
 
 def test_directory_operations_go_to_shard_0_and_confirm_is_denied(scene):
     assert scene.ask(ops.TopicCreate, topic="x").head.boot == "w0"
+    assert scene.ask(ops.Groups).head.boot == "w0"
+    assert scene.ask(ops.Groups, shard=1).head.boot == "w1"
+    assert scene.ask(ops.Groups, shard=9).code == "INVALID_ARGUMENT"
     assert scene.ask(ops.Confirm).code == "DENIED"
     assert scene.ask(ops.Register, route=ops.BrokerRoute(
         broker="main", gateway="", workers={})).code == "UNKNOWN_OP"

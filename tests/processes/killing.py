@@ -36,7 +36,7 @@ def kill_rounds(
             order = order or dice.sample(kinds, len(kinds))
             load.wait_acked(dice.randint(1, 200))
             _kill(cluster, order.pop())
-            cluster.wait_well()
+            cluster.wait_ready()
             load.wait_all_write()
             say(f"round {number + 1}: {load.acked} batches acknowledged, {dict(load.refusals)}")
     cluster.judge(load.history, route)

@@ -77,7 +77,7 @@ def test_min_free_refuses_says_so_and_lets_readers_go_on(tmp_path: Path) -> None
         route = cluster.create("full", 1)
         caller = cluster.worker(0)
         cluster.ask(caller, ops.Produce(id=1, topic="full", form="plain"), b"first")
-    with Cluster(data, workers=1, ZBROKER_DISK__MIN_FREE_BYTES=str(2 * total)) as cluster:
+    with Cluster(data, workers=1, settings={"disk.min_free_bytes": 2 * total}) as cluster:
         caller = cluster.worker(0)
         refusal = wait_refused(caller, "full")
         assert (refusal.code, refusal.retryable, refusal.maybe_stored) == ("DISK_FULL", True, False)
@@ -100,7 +100,7 @@ def test_a_disk_without_a_free_byte(small_disk: Path) -> None:
                     entry = ops.CommitEntry(route.topic, queue, 1, [], route.topic_id)
                     cluster.ask(caller, ops.Commit(id=1, group=victim, entries=[entry]))
                 cluster.restart(victim)
-                cluster.wait_well()
+                cluster.wait_ready()
                 ballast.unlink()
                 load.wait_all_write()
         cluster.judge(load.history, route)

@@ -36,7 +36,7 @@ def hurt(cluster: Cluster, load: Load, points: Iterable[str]) -> None:
     for point in points:
         cluster.arm(point)
         cluster.wait_fired()
-        cluster.wait_well()
+        cluster.wait_ready()
         load.wait_all_write()
 
 
@@ -90,7 +90,7 @@ def test_killed_while_a_segment_that_was_never_born_is_put_back(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_killed_while_retention_removes_segments(tmp_path: Path) -> None:
-    with Cluster(tmp_path / "data", workers=1, ZBROKER_RETENTION__BYTES="1") as cluster:
+    with Cluster(tmp_path / "data", workers=1, settings={"retention.bytes": 1}) as cluster:
         route = cluster.create("old", 2)
         with Load(cluster, route, **BIG) as load:
             for point in ("serving.unlink.before=kill", "serving.unlink.after=kill"):
@@ -98,7 +98,7 @@ def test_killed_while_retention_removes_segments(tmp_path: Path) -> None:
                 cluster.arm(f"{point};recovery.unlink.before=kill;recovery.unlink.after=kill")
                 cluster.restart("worker-0")
                 cluster.wait_fired()
-                cluster.wait_well()
+                cluster.wait_ready()
                 load.wait_all_write()
         cluster.judge(load.history, route)
         final = cluster.final(load.history, route)
@@ -120,7 +120,7 @@ def test_killed_again_and_again_in_recovery(tmp_path: Path) -> None:
                 cluster.arm(faults)
                 cluster.kill("worker-1")
                 cluster.wait_fired()
-                cluster.wait_well()
+                cluster.wait_ready()
                 load.wait_all_write()
         cluster.judge(load.history, route)
         assert "Traceback" not in cluster.log(), cluster.log()

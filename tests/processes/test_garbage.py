@@ -62,7 +62,7 @@ def test_what_libzmq_cannot_bear_ends_one_process_for_a_second(cluster: Cluster)
         for endpoint in doors(cluster):
             load.wait_acked(20)
             garbage.take_reserved_ids(endpoint)
-            cluster.wait_well()
+            cluster.wait_ready()
             load.wait_all_write()
     cluster.judge(load.history, route)
 
@@ -75,7 +75,7 @@ def test_a_message_without_end_meets_the_memory_cap(cluster: Cluster) -> None:
             load.wait_acked(20)
             written = garbage.endless(endpoint, 2 * limits.MEMORY_BYTES_MAX)
             assert written < 2 * limits.MEMORY_BYTES_MAX, "nobody stopped it"
-            cluster.wait_well()
+            cluster.wait_ready()
             load.wait_all_write()
     cluster.judge(load.history, route)
 
@@ -94,6 +94,6 @@ def test_a_client_that_never_reads_is_the_only_one_who_suffers(
             for _ in range(UNREAD):
                 client.send_multipart([b"", codec.encode_request(request)])
             load.wait_acked(20)
-        cluster.wait_well()
+        cluster.wait_ready()
         load.wait_all_write()
     cluster.judge(load.history, route)

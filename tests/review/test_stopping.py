@@ -32,17 +32,17 @@ def test_held_commits_are_written_or_told_that_they_are_not(
 def test_followers_cost_nothing_while_nothing_changes() -> None:
     lone = Lone()
     lone.create("t")
-    version = lone.shard.state.directory.version
+    version = lone.shard.state.changes.version
     boot = lone.shard.facts.boot
     first, second = (
         lone.send(ops.Follow(id=0, version=version, boot=boot, wait_ms=wait_ms))
         for wait_ms in (1_000, 2_000)
     )
     lone.turn()
-    polls = lone.shard.placing._polls  # type: ignore[union-attr]
+    polls = lone.shard.home.telling._polls  # type: ignore[union-attr]
     for _ in range(5):
         lone.turn(100)
-        assert lone.shard.placing._polls is polls  # type: ignore[union-attr]
+        assert lone.shard.home.telling._polls is polls  # type: ignore[union-attr]
     lone.turn(600)
     assert lone.replied(first) and not lone.replied(second)
     lone.create("u")
@@ -52,7 +52,7 @@ def test_followers_cost_nothing_while_nothing_changes() -> None:
 
 def test_a_follower_that_comes_with_a_change_hides_it_from_no_other() -> None:
     lone = Lone()
-    boot, table = lone.shard.facts.boot, lone.shard.state.directory
+    boot, table = lone.shard.facts.boot, lone.shard.state.changes
     old = lone.send(ops.Follow(id=0, version=table.version, boot=boot, wait_ms=9_000))
     lone.turn()
     lone.send(ops.TopicCreate(id=0, topic="t"))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from tests.shard.lone import Lone, fetching, producing, unpacked
+from tests.shard.lone import Lone, batched, fetching, producing, unpacked
 from zbroker import limits
+from zbroker.store.record import Kind
 from zbroker.wire import batch, message, ops
+from zbroker.wire import facts as facts_of
+from zbroker.wire.facts import Facts
 
 
 @pytest.fixture
@@ -143,11 +147,11 @@ def test_2_6_a_newer_poll_ends_one_that_waits_for_the_disk(lone: Lone) -> None:
     lone.produce("t", 0, [b"a"])
     lone.disk.cold = True
     cold = lone.send(fetching([("t", 0, 0)], wait_ms=9_000, session="ab"))
-    (poll, *_), = lone.shard.take_cold()
+    (read,) = lone.shard.take_cold()
     lone.send(fetching([("t", 1, 0)], wait_ms=9_000, session="ab"))
     lone.turn()
     assert lone.replied(cold)
-    lone.shard.fetching.warmed(poll, lone.now)
+    read.warmed(lone.now)
     lone.turn()  # fails if it is answered twice
     assert lone.shard.fetching.parked == 1
 
@@ -333,3 +337,22 @@ def test_polls_that_were_answered_early_are_forgotten(lone: Lone) -> None:
         lone.produce("t", 0, [b"a"])
     assert lone.shard.fetching.parked == 0
     assert len(lone.shard.fetching._times) <= limits.TURN_REQUESTS_MAX + 1
+
+
+@pytest.mark.parametrize("producer, message_id", [
+    (0, "0123456789abcdef.7.9"), (5, "0000000000000005-3"),
+])
+def test_a_copy_in_plain_form_tells_its_facts(
+    lone: Lone, producer: int, message_id: str
+) -> None:
+    facts = Facts(attempt=3, topic="o", topic_id="0123456789abcdef", queue=7, offset=9, cause="x")
+    data = batched([b"again"], producer=producer, sequence=3)
+    queue = lone.shard.state.topics.queue("t", 0)
+    offset = lone.shard.journal.place(
+        Kind.COPY, queue, lone.now, batch.head(data), facts_of.encode(facts), data
+    )
+    lone.sync()
+    lone.turn()
+    (told,) = lone.ask(fetching([("t", 0, offset)], form="plain")).result.messages
+    assert (told.attempt, told.message_id) == (3, message_id)
+    assert facts_of.decode(msgspec.msgpack.encode(told.facts)) == facts

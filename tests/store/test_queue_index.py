@@ -163,3 +163,52 @@ def test_an_unknown_queue_has_nothing() -> None:
     assert index.find(1, 5, below=9, max_bytes=1, max_records=1) == ([], 5, 5)
     assert index.min_offset(1) is None and index.offset_at(1, 0, 9) is None
     assert index.next_offset(1) == 0 and index.messages(1) == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.one_of(
+        st.none(),
+        st.tuples(
+            st.sampled_from([0, 0, 3, 1 << 24]), st.integers(1, 5), st.just(112),
+            st.integers(0, 3), st.just(0),
+        ),
+    ), max_size=14),
+    st.integers(0, 40), st.integers(0, 60),
+)
+def test_counts_what_a_plain_list_counts(
+    steps: list[tuple[int, int, int, int, int] | None], first: int, size: int
+) -> None:
+    built = Built()
+    for step in steps:
+        if step is not None:
+            built.add(*step)
+        elif built.index.active():
+            built.seal()
+    for shift in (0, 1 << 24):
+        begin, end = first + shift, first + shift + size
+        places = [
+            at for base, count, *_ in built.entries for at in range(base, base + count)
+        ]
+        assert built.index.count(QUEUE, begin, end) == sum(begin <= at < end for at in places)
+        found = [entry.base_offset for entry in built.index.entries(QUEUE, begin, end)]
+        assert found == [
+            base for base, count, *_ in built.entries
+            if begin < end and base + count > begin and base < end
+        ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(STEP, max_size=30), st.integers(0, 70))
+def test_newest_first_down_to_an_offset(
+    steps: list[tuple[int, ...] | None], offset: int
+) -> None:
+    built = Built()
+    for step in steps:
+        built.seal() if step is None else built.add(*step)
+    assert list(built.index.newest(QUEUE, offset)) == [
+        (position, length, base)
+        for base, count, position, length, *_ in reversed(built.entries)
+        if base + count > offset
+    ]
+    assert list(built.index.newest(QUEUE + 1, offset)) == []

@@ -46,13 +46,12 @@ def test_up_status_kills_and_down(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_children_die_with_their_supervisor_and_the_folder_is_free_again(tmp_path: Path) -> None:
-    broker = Broker(tmp_path, "--workers", "1")
-    broker.start()
-    pids = broker.endpoints["pids"]
-    broker.kill("supervisor")
-    wait_for(lambda: not any(map(is_alive, pids.values())), "the children are gone too")
-    with Broker(tmp_path, "--workers", "1") as again:
-        assert again.endpoints["pids"]["supervisor"] != pids["supervisor"]
+    with Broker(tmp_path, "--workers", "1") as broker:
+        pids = broker.endpoints["pids"]
+        broker.kill("supervisor")
+        wait_for(lambda: not any(map(is_alive, pids.values())), "the children are gone too")
+        broker.start()
+        assert broker.endpoints["pids"]["supervisor"] != pids["supervisor"]
 
 
 def test_up_in_the_foreground_ends_well_on_ctrl_c(tmp_path: Path) -> None:
@@ -92,7 +91,8 @@ def test_second_broker_on_a_folder_is_refused_in_one_line(running: Broker) -> No
 
 @pytest.mark.slow
 def test_other_worker_count_is_refused_in_one_line(tmp_path: Path) -> None:
-    Broker(tmp_path, "--workers", "1").__enter__().stop()
+    with Broker(tmp_path, "--workers", "1"):
+        pass
     refused = zbroker("up", "-d", "--ephemeral-ports", "--data", tmp_path, "--workers", "2")
     assert refused.returncode == 7
     assert refused.stderr.decode().count("\n") == 1
@@ -128,7 +128,8 @@ def test_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_down_where_nothing_runs(tmp_path: Path) -> None:
     assert zbroker("down", "--data", tmp_path / "nothing").returncode == 2
-    Broker(tmp_path, "--workers", "1").__enter__().stop()
+    with Broker(tmp_path, "--workers", "1"):
+        pass
     again = zbroker("down", "--data", tmp_path)
     assert (again.returncode, again.stdout) == (0, b"")
     assert b"nothing runs" in again.stderr

@@ -3,86 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-from tests.support.broker import Broker, is_alive, wait_for, zbroker
+from tests.support.broker import is_alive, wait_for, zbroker
 from tests.support.caller import Caller
 from tests.support.history import Final, History, QueueKey
 from tests.support.oracle import judge
 from zbroker import errors
+from zbroker.testing import Server
 from zbroker.wire import batch, ops, records
 
 READ_BYTES = 4 << 20
 
 
-class Cluster(Broker):
-    """A broker of `workers` workers, with a file of faults.
+class Cluster(Server):
+    """A broker of `workers` workers that is asked by single requests; arguments as `Server`."""
 
-    Args:
-        data: the data folder; the file of faults is made beside it.
-        workers: how many.
-        given: further environment, such as ZBROKER_RETENTION__BYTES.
-    """
-
-    def __init__(self, data: Path, workers: int = 2, **given: str) -> None:
-        self._faults = data.with_name(f"{data.name}.faults")
+    def __init__(
+        self, data: Path, workers: int = 2, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(workers, data=data, settings=settings)
         self._ctx: zmq.Context[Any] = zmq.Context()
         self._callers: list[Caller] = []
-        super().__init__(
-            data, "--workers", str(workers), ZBROKER_FAULTS=str(self._faults), **given
-        )
 
-    def __exit__(self, *_: object) -> None:
-        self.arm("")
+    def close(self) -> None:
+        """Closes the callers too."""
         try:
-            super().__exit__()
+            super().close()
         finally:
             for caller in self._callers:
                 caller.close()
             self._ctx.term()
-
-    # --- faults --------------------------------------------------------------------------------
-
-    def arm(self, text: str) -> None:
-        """Arms these faults in place of those before, in the running processes too."""
-        beside = self._faults.with_name(f"{self._faults.name}.new")
-        beside.write_text(text)
-        beside.rename(self._faults)
-
-    def armed(self) -> str:
-        """What has not fired yet (a fault that lasts stays)."""
-        try:
-            return self._faults.read_text()
-        except FileNotFoundError:
-            return "one is just firing"
-
-    def wait_fired(self) -> None:
-        """Waits until all that was armed has fired."""
-        wait_for(lambda: not self.armed(), f"{self.armed()} fires\n{self.log()[-2000:]}")
-
-    # --- processes -----------------------------------------------------------------------------
-
-    def restart(self, name: str) -> None:
-        """Kills a process and waits until it is back."""
-        pid = self.kill(name)
-        try:
-            self.wait_restarted(name, pid)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.log()[-3000:]}") from None
-
-    def wait_well(self) -> None:
-        """Waits until every process runs and is ready, and knows every queue again."""
-        def well() -> bool:
-            now = self.endpoints
-            return all(state == "ready" for state in now["states"].values()) and all(
-                is_alive(pid) for pid in now["pids"].values()
-            )
-
-        wait_for(well, "all processes are ready")
 
     def crash(self) -> None:
         """Kills the supervisor and with it all; the folder stays as it is."""
@@ -140,7 +95,7 @@ class Cluster(Broker):
     def judge(self, history: History, route: ops.TopicRoute) -> None:
         """Reads everything and compares it with what the clients saw; then checks the folder."""
         self.arm("")
-        self.wait_well()
+        self.wait_ready()
         broken = judge(history, self.final(history, route))
         assert not broken, "\n".join([*broken[:20], *self.log().splitlines()[-40:]])
         self.check_store()

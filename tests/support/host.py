@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
 from tests.support.disk import PowerLoss, SimulatedDisk
 from zbroker.errors import DiskFull, ZBrokerError
-from zbroker.shard.shard import Facts, Shard
+from zbroker.shard.cold import ColdRead
+from zbroker.shard.given import Facts
+from zbroker.shard.shard import Shard
 from zbroker.shard.state import State
 from zbroker.store.commit_log import Turn
 from zbroker.store.recovery import recover
@@ -90,7 +92,7 @@ class Host:
         self._sync_at: int | None = None
         self._idle_since, self._stamped = now, False
         self._jobs: list[Callable[[], object]] = []
-        self._reads: list[tuple[int, Any]] = []
+        self._reads: list[tuple[int, ColdRead]] = []
         with self._mortal(now):
             self._open(now)
             self._note(now, f"serves {self.shard.log.end if self.shard else 0}")
@@ -285,14 +287,13 @@ class Host:
     def _chores(self, shard: Shard, now: int) -> None:
         """What the second helper does, done a while later and in any order."""
         chance = self._chance
-        for poll, position, length in shard.take_cold():
-            with suppress(ZBrokerError):  # the poll that asked is told when it is served
-                shard.log.read(position, length, True)
-            self._reads.append((now + chance.choice((1, 5, 50)), poll))
-        due = [poll for at, poll in self._reads if at <= now]
-        self._reads = [(at, poll) for at, poll in self._reads if at > now]
-        for poll in due:
-            shard.fetching.warmed(poll, now)
+        for cold in shard.take_cold():
+            cold.run(shard.log)
+            self._reads.append((now + chance.choice((1, 5, 50)), cold))
+        due = [cold for at, cold in self._reads if at <= now]
+        self._reads = [(at, cold) for at, cold in self._reads if at > now]
+        for cold in due:
+            cold.warmed(now)
         if shard.log.snapshot_due() and not self._turns:
             self._jobs.append(shard.log.snapshot_job(shard.state))
         if chance.random() < 0.5:

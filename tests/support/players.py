@@ -100,6 +100,10 @@ class Places:
 
     def queues(self) -> list[tuple[str, str, int, int]]:
         """(topic, topic id, queue, shard) of all that can be written and read."""
+        return [place for place in self.all() if place[0][0] != "%"]
+
+    def all(self) -> list[tuple[str, str, int, int]]:
+        """The same, and the queues of retries and dead letters."""
         return [
             (route.topic, route.topic_id, number, shard)
             for route in self.routes.values()

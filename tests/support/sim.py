@@ -69,13 +69,15 @@ class Outcome(NamedTuple):
     deaths: int
 
 
-def run(seed: int, defect: Defect | None = None) -> Outcome:
-    """Plays one seed to its end and judges it."""
+def run(
+    seed: int, defect: Defect | None = None, world_of: type[World] | None = None
+) -> Outcome:
+    """Plays one seed to its end and judges it; `world_of` is another world than `World`."""
     defect = defect or Defect()
     whole = [(owner, name, getattr(owner, name)) for owner, name, _ in defect.patches]
     for owner, name, value in defect.patches:
         setattr(owner, name, value)
-    world = World(seed, defect)
+    world = (world_of or World)(seed, defect)
     try:
         return world.play()
     except Exception as error:
@@ -97,7 +99,18 @@ class Sometimes:
 
 
 class World:
-    """Everything in one run."""
+    """Everything in one run.
+
+    Attributes:
+        lasts_ms: how long it may last until all is healed.
+        pauses_ms: how long nothing bad may happen.
+        retentions_ms, retentions_bytes: of its shards.
+    """
+
+    lasts_ms: tuple[int, ...] = (2_000, 8_000, 20_000)
+    pauses_ms: tuple[int, ...] = (50, 400, 2_000)
+    retentions_ms: tuple[int, ...] = (2_000, 3_600_000)
+    retentions_bytes: tuple[int, ...] = (0, 0, 30_000)
 
     def __init__(self, seed: int, defect: Defect) -> None:
         self.chance = chance = random.Random(seed)
@@ -116,8 +129,8 @@ class World:
         chance, shards = self.chance, self.chance.choice((1, 1, 2, 3))
         facts = {
             "queues_default": chance.choice((1, 3)),
-            "retention_ms": chance.choice((2_000, 3_600_000)),
-            "retention_bytes": chance.choice((0, 0, 30_000)),
+            "retention_ms": chance.choice(self.retentions_ms),
+            "retention_bytes": chance.choice(self.retentions_bytes),
         }
         hosts = []
         for number in range(shards):
@@ -144,6 +157,16 @@ class World:
         return lambda now, what: self.history.note(now, who, what)
 
     def _make_players(self) -> list[Player]:
+        players = self._cast()
+        for player in players:
+            self.net.node(player.name, player)
+            for host in self.hosts:
+                for way in "ab":
+                    self.net.link(player.name, f"{way}{host.number}", f"shard-{host.number}",
+                                  f"{OUTER}-{way}")
+        return players
+
+    def _cast(self) -> list[Player]:
         chance, history, places = self.chance, self.history, Places()
         players: list[Player] = [
             Admin("admin", random.Random(chance.getrandbits(32)), history, places,
@@ -157,32 +180,28 @@ class World:
             players.append(
                 Reader(f"r{number}", made, history, places, chance.randrange(len(self.hosts)))
             )
-        for player in players:
-            self.net.node(player.name, player)
-            for host in self.hosts:
-                for way in "ab":
-                    self.net.link(player.name, f"{way}{host.number}", f"shard-{host.number}",
-                                  f"{OUTER}-{way}")
         return players
 
     # --- playing --------------------------------------------------------------------------------
 
     def play(self) -> Outcome:
         """The whole story."""
-        end = self.net.clock.now + self.chance.choice((2_000, 8_000, 20_000))
+        end = self.net.clock.now + self.chance.choice(self.lasts_ms)
         while self.net.clock.now < end:
-            self.net.run(self.chance.choice((50, 400, 2_000)))
+            self.net.run(self.chance.choice(self.pauses_ms))
             self._nemesis(self.chance.choice(self.hosts))
         broken = self._calm()
         if not broken and self._rots:
             broken = self._rot(self.hosts[0])
         elif not broken:
-            final = self._read_all()
-            broken = judge(self.history, final) + self._folders() + self._replays()
+            broken = self._judged() + self._folders() + self._replays()
         deaths = sum(host.lives - 1 for host in self.hosts)
         sent = sum(len(send.bodies) for send in self.history.sends)
         read = sum(len(one.messages) for one in self.history.reads)
         return Outcome(broken, self.history.trace, sent, read, deaths)
+
+    def _judged(self) -> list[str]:
+        return judge(self.history, self._read_all())
 
     def _nemesis(self, host: Host) -> None:
         """Something bad for one host, now or soon."""
@@ -336,9 +355,8 @@ def asked(shard: Shard, request: ops.Request, now: int) -> tuple[Any, list[bytes
     """Asks a shard something that it answers at once."""
     header = codec.encode_request(request)
     shard.receive(frames.Arrived("test", [b""], codec.decode_request(header), header, []), now)
-    poll = next(iter(shard.take_cold()), None)
-    if poll is not None:
-        shard.fetching.warmed(poll[0], now)
+    for cold in shard.take_cold():
+        cold.warmed(now)
     sends = [send for send in shard.take_outgoing() if send.door == "test"]
     reply = codec.decode_reply(sends[0].frames[1])
     assert reply.error is None, reply.error
@@ -353,7 +371,11 @@ def story(seed: int) -> None:
     Raises:
         AssertionError: an invariant is broken; its note is the trace.
     """
-    outcome = run(seed)
+    told(run(seed))
+
+
+def told(outcome: Outcome) -> None:
+    """Raises what is broken as an AssertionError, with the trace as its note."""
     if outcome.broken:
         error = AssertionError("; ".join(outcome.broken[:3]))
         error.add_note("\n".join(outcome.trace))

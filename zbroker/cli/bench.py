@@ -1,8 +1,9 @@
 """`zbroker bench`: rates and latencies against a running broker, and the floors beside them.
 
 Every run makes a topic of its own and deletes it. `produce` measures what is acknowledged, from the
-first call to the last acknowledgement; `consume` touches every body; `latency` sends one message
-after the other. `measuring` has the loops, `floors` what the machine gives without zbroker.
+first call to the last acknowledgement; `consume` touches every body; `latency` times single
+messages, or how long a queue is read by nobody when it is handed over. `measuring` and
+`measuring_groups` have the loops, `floors` what the machine gives without zbroker.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 import orjson
 
 from zbroker import config as settings
+from zbroker import limits
 from zbroker.cli.connection import connect, nameserver_option
 from zbroker.cli.output import print_facts
 from zbroker.errors import InvalidArgument, make
@@ -36,7 +38,9 @@ class Plan(msgspec.Struct, kw_only=True):
     batch: int
     queues: int
     topics: int
-    producers: int
+    producers: int = 1
+    concurrency: int = 1
+    pace: int = 0
     aio: bool = False
     nameserver: str | None = None
     names: list[str] = []
@@ -81,56 +85,80 @@ def bench() -> None:
     """Measure: produce, consume, latency; each with the floors of the machine."""
 
 
+_pace_option: Callable[[_CommandT], _CommandT] = click.option(
+    "--pace", type=click.IntRange(min=1), default=limits.BENCH_PACE, show_default=True,
+    help="Messages a second (paced, end-to-end, handover).",
+)
+
+
 @bench.command()
 @click.option(
     "--mode",
-    type=click.Choice(["many", "submit", "request", "send"]),
+    type=click.Choice(["many", "submit", "request", "send", "paced"]),
     default="many",
     show_default=True,
-    help="send_many; submit one by one; unbatched requests, 64 in flight; one send after another.",
+    help="send_many; submit one by one; unbatched requests, 64 in flight; one send after another; "
+    "submit at --pace, each body begins with its time.",
 )
 @click.option("--producers", type=click.IntRange(min=1), default=1, help="Processes that produce.")
+@_pace_option
 @_sizes(messages=500_000)
-def produce(mode: str, producers: int, topic: str | None, output: str | None, **given: Any) -> None:
+def produce(mode: str, topic: str | None, output: str | None, **given: Any) -> None:
     """Messages in."""
-    plan = Plan(bench="produce", mode=mode, producers=producers, **given)
+    plan = Plan(bench="produce", mode=mode, **given)
     if mode in ("send", "request"):
         plan.batch = 1
     _run(plan, topic, output)
 
 
 @bench.command()
+@click.option(
+    "--mode",
+    type=click.Choice(["pull", "push", "batch"]),
+    default="pull",
+    show_default=True,
+    help="A pull consumer without a group; a push consumer with a call a message; or with a call "
+    "a --batch.",
+)
+@click.option(
+    "--concurrency", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Handler threads (push, batch).",
+)
 @_sizes(messages=1_000_000)
-def consume(topic: str | None, output: str | None, **given: Any) -> None:
-    """Messages out, by a pull consumer; every body is touched."""
-    _run(Plan(bench="consume", mode="pull", producers=1, **given), topic, output)
+def consume(mode: str, topic: str | None, output: str | None, **given: Any) -> None:
+    """Messages out; every body is touched."""
+    _run(Plan(bench="consume", mode=mode, **given), topic, output)
 
 
 @bench.command()
 @click.option(
     "--mode",
-    type=click.Choice(["send", "visible"]),
+    type=click.Choice(["send", "visible", "end-to-end", "handover"]),
     default="send",
     show_default=True,
-    help="One synchronous send; from its acknowledgement to a consumer that waits.",
+    help="One synchronous send; from its acknowledgement to a consumer that waits; from `submit` "
+    "in another process to the handler of a push consumer; how long a queue waits when a member "
+    "comes or goes.",
 )
 @click.option("--aio", is_flag=True, help="With the asyncio face (send).")
+@_pace_option
 @_sizes(messages=2_000)
 def latency(mode: str, aio: bool, topic: str | None, output: str | None, **given: Any) -> None:
     """Milliseconds of single messages."""
     if aio and mode != "send":
         raise InvalidArgument("--aio measures `--mode send` only")
-    plan = Plan(bench="latency", mode=mode, producers=1, aio=aio, **given)
+    plan = Plan(bench="latency", mode=mode, aio=aio, **given)
     plan.batch = 1
     _run(plan, topic, output)
 
 
 def _run(plan: Plan, topic: str | None, output: str | None) -> None:
-    from zbroker.cli import floors, measuring
+    from zbroker.cli import floors, measuring, measuring_groups
 
+    loops = measuring.LOOPS | measuring_groups.LOOPS
     if topic:  # one of several producing processes: the parent has made the topics
         plan.names = topic.split(",")
-        print_facts(_row(plan, measuring.run(plan)), output)
+        print_facts(_row(plan, measuring.run(plan, loops)), output)
         return
     plan.names = [f"bench-{secrets.token_hex(4)}-{number}" for number in range(plan.topics)]
     with connect(plan.nameserver) as client:
@@ -138,7 +166,7 @@ def _run(plan: Plan, topic: str | None, output: str | None) -> None:
         for name in plan.names:
             admin.create_topic(name, plan.queues)
         try:
-            figures = _spread(plan) if plan.producers > 1 else measuring.run(plan)
+            figures = _spread(plan) if plan.producers > 1 else measuring.run(plan, loops)
             facts = _row(plan, figures)
             facts["flush"] = measuring.flush_mode(client)
         finally:
@@ -161,6 +189,7 @@ def _row(plan: Plan, figures: Figures) -> dict[str, Any]:
         "queues": plan.queues,
         "topics": len(plan.names),
         "producers": plan.producers,
+        "concurrency": plan.concurrency,
         "aio": plan.aio,
         "flush": None,
         "seconds": round(figures.seconds, 4),
@@ -173,14 +202,7 @@ def _row(plan: Plan, figures: Figures) -> dict[str, Any]:
 def _spread(plan: Plan) -> Figures:
     """Several processes, each with its share; the slowest ends the measurement."""
     share = plan.messages // plan.producers
-    command = [sys.executable, "-m", "zbroker", "bench", plan.bench, "--mode", plan.mode]
-    command += ["--messages", str(share), "--size", str(plan.size), "--batch", str(plan.batch)]
-    command += ["--queues", str(plan.queues), "--topic", ",".join(plan.names), "-o", "json"]
-    command += ["--nameserver", plan.nameserver] if plan.nameserver else []
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path.cwd())
-        for _ in range(plan.producers)
-    ]
+    running = [producing(plan, share) for _ in range(plan.producers)]
     rows = []
     for process in running:
         said, _ = process.communicate()
@@ -188,3 +210,14 @@ def _spread(plan: Plan) -> Figures:
             raise make("INTERNAL", "a producing process has failed; it said why above")
         rows.append(orjson.loads(said))
     return Figures(share * plan.producers, max(row["seconds"] for row in rows))
+
+
+def producing(plan: Plan, messages: int) -> subprocess.Popen[bytes]:
+    """Another process that produces into the plan's topics and prints its row."""
+    mode = plan.mode if plan.bench == "produce" else "paced"
+    command = [sys.executable, "-m", "zbroker", "bench", "produce", "--mode", mode]
+    command += ["--messages", str(messages), "--size", str(plan.size), "--batch", str(plan.batch)]
+    command += ["--pace", str(plan.pace), "--queues", str(plan.queues)]
+    command += ["--topic", ",".join(plan.names), "-o", "json"]
+    command += ["--nameserver", plan.nameserver] if plan.nameserver else []
+    return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path.cwd())

@@ -7,7 +7,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -23,21 +23,13 @@ from zbroker.wire.message import encode_messages
 if TYPE_CHECKING:
     from zbroker import PullConsumer
 
+Loop = Callable[[Client, Plan], Figures]
 _clock = time.perf_counter
 _MORE = zmq.SNDMORE.value
 
 
-def run(plan: Plan) -> Figures:
-    """Measures what the plan says; its topics are there."""
-    loops: dict[tuple[str, str], Callable[[Client, Plan], Figures]] = {
-        ("produce", "many"): _many,
-        ("produce", "submit"): _submit,
-        ("produce", "request"): _request,
-        ("produce", "send"): _send,
-        ("consume", "pull"): _pull,
-        ("latency", "send"): _send,
-        ("latency", "visible"): _visible,
-    }
+def run(plan: Plan, loops: Mapping[tuple[str, str], Loop]) -> Figures:
+    """Measures what the plan says by the loop of its bench and mode; its topics are there."""
     if plan.aio:
         return asyncio.run(_send_asyncio(plan))
     with Client(plan.nameserver) as client:
@@ -173,13 +165,16 @@ def _accepted(header: bytes) -> codec.ReplyHead:
     return head
 
 
-def _pull(client: Client, plan: Plan) -> Figures:
+def fill(client: Client, plan: Plan) -> None:
+    """Sends what is to be read."""
     producer = client.producer(batch_messages=plan.batch)
     step = [Message(body) for body in _bodies(plan)] * limits.BENCH_BATCHES_A_CALL
-    sent = 0
-    while sent < plan.messages:
+    for sent in range(0, plan.messages, len(step)):
         producer.send_many(plan.names[0], step[: plan.messages - sent])
-        sent += len(step)
+
+
+def _pull(client: Client, plan: Plan) -> Figures:
+    fill(client, plan)
     consumer = client.pull_consumer()
     consumer.assign([(plan.names[0], queue) for queue in range(plan.queues)])
     for queue in range(plan.queues):
@@ -247,3 +242,14 @@ class _Watcher:
             for _ in self._consumer.poll(timeout=limits.TAIL_POLL_S):
                 self._at.append(_clock())
                 self._came.release()
+
+
+LOOPS: dict[tuple[str, str], Loop] = {
+    ("produce", "many"): _many,
+    ("produce", "submit"): _submit,
+    ("produce", "request"): _request,
+    ("produce", "send"): _send,
+    ("consume", "pull"): _pull,
+    ("latency", "send"): _send,
+    ("latency", "visible"): _visible,
+}

@@ -32,15 +32,16 @@ def fields(message: Received) -> dict[str, Any]:
         "tag": message.tag,
         "keys": list(message.keys),
         "headers": dict(message.headers),
-        **_body(message.body),
-        "born_at": _instant(message.born_at),
-        "stored_at": _instant(message.stored_at),
+        **body_field(message.body),
+        "born_at": instant(message.born_at),
+        "stored_at": instant(message.stored_at),
         "attempt": message.attempt,
         "message_id": message.message_id,
     }
 
 
-def _body(body: bytes) -> dict[str, str]:
+def body_field(body: bytes) -> dict[str, str]:
+    """A body as a field of JSON: `body`, or `body_base64` if it is not UTF-8."""
     try:
         return {"body": body.decode("utf-8")}
     except UnicodeDecodeError:
@@ -49,7 +50,8 @@ def _body(body: bytes) -> dict[str, str]:
         return {"body_base64": base64.b64encode(body).decode("ascii")}
 
 
-def _instant(when: datetime) -> str:
+def instant(when: datetime) -> str:
+    """A time as ISO 8601, UTC with milliseconds."""
     from zbroker.clock import utc_text
 
     return utc_text(round(when.timestamp() * 1000))

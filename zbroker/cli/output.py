@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
+from zbroker.errors import ZBrokerError
+
+PARTLY = 3
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 
 output_option: Callable[[_CommandT], _CommandT] = click.option(
@@ -60,15 +63,40 @@ def print_facts(facts: dict[str, Any], output: str | None) -> None:
 
 def print_json(value: Any) -> None:
     """Prints one value as a line of JSON."""
+    sys.stdout.buffer.write(json_line(value))
+    sys.stdout.buffer.flush()
+
+
+def json_line(value: Any) -> bytes:
+    """One value as a line of JSON."""
     import orjson
 
-    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS) + b"\n")
-    sys.stdout.buffer.flush()
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS) + b"\n"
 
 
 def talk(text: str) -> None:
     """Says something to a person: standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def partly(failures: Sequence[ZBrokerError], done: int) -> int:
+    """The exit code of an operation on many things.
+
+    Args:
+        failures: what went wrong with some of them.
+        done: how many went well.
+
+    Returns:
+        0, or 3 if some failed: the first failure is told.
+
+    Raises:
+        ZBrokerError: the first failure, if nothing went well.
+    """
+    if failures and not done:
+        raise failures[0]
+    if failures:
+        talk(f"error {failures[0].code}: {failures[0]}")
+    return PARTLY if failures else 0
 
 
 def _is_nested(value: Any) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 from zbroker import limits
+from zbroker.cli.confirming import confirm, dry_run_option, yes_option
 from zbroker.cli.connection import connect, nameserver_option
 from zbroker.cli.output import output_option, print_facts, print_rows, talk
-from zbroker.errors import InvalidArgument
 
 
 @click.group()
@@ -19,12 +18,15 @@ def topic() -> None:
 
 
 @topic.command("list")
+@click.option("--all", "everything", is_flag=True, help="Retries and dead letters of groups too.")
 @nameserver_option
 @output_option
-def list_topics(nameserver: str | None, output: str | None) -> None:
+def list_topics(everything: bool, nameserver: str | None, output: str | None) -> None:
     """All topics."""
     with connect(nameserver) as client:
         names = client.admin().topics()
+    if not everything:
+        names = [name for name in names if not name.startswith("%")]
     print_rows([{"topic": name} for name in names], output, ["topic"])
 
 
@@ -63,8 +65,8 @@ def update(name: str, queues: int, nameserver: str | None, output: str | None) -
 
 @topic.command()
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@yes_option
+@dry_run_option
 @nameserver_option
 def delete(name: str, yes: bool, dry_run: bool, nameserver: str | None) -> None:
     """Delete topic NAME and its messages."""
@@ -76,8 +78,7 @@ def delete(name: str, yes: bool, dry_run: bool, nameserver: str | None) -> None:
         if dry_run:
             talk(f"would delete {what}")
             return
-        if not yes:
-            _confirm(what)
+        confirm("delete", what, yes)
         admin.delete_topic(name)
         talk(f"deleted {what}")
 
@@ -95,12 +96,6 @@ def stats(name: str, nameserver: str | None, output: str | None) -> None:
         row["messages"] = row["max"] - row["min"]
     total = sum(row["messages"] for row in queues)
     print_facts({"topic": name, "messages": total, "queues": queues}, output)
-
-
-def _confirm(what: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidArgument(f"deleting {what} wants --yes where nobody can be asked")
-    click.confirm(f"Delete {what}?", abort=True, err=True)
 
 
 def _facts(info: Any) -> dict[str, Any]:

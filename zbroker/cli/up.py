@@ -10,19 +10,17 @@ import contextlib
 import os
 import select
 import signal
-import subprocess
-import tempfile
 from pathlib import Path
-from typing import IO
 
 import click
 
 from zbroker import config as settings
 from zbroker import limits
 from zbroker.cli.output import output_option, print_facts, talk
-from zbroker.errors import InvalidArgument, ZBrokerError, make
+from zbroker.errors import InvalidArgument, make
 from zbroker.supervisor.children import command, environment
 from zbroker.supervisor.folder import locked_by
+from zbroker.supervisor.launching import Launched
 
 data_option = click.option(
     "--data",
@@ -73,60 +71,24 @@ def start(
     options = settings.SupervisorOptions(
         data=str(folder_of(config, data)), config=config, ephemeral=ephemeral, detached=detach
     )
-    arguments = command("supervisor", settings.encode_options(options))
     if detach:
-        _start_detached(arguments, options.data)
+        _start_detached(options)
     else:
+        arguments = command("supervisor", settings.encode_options(options))
         os.execve(arguments[0], arguments, environment())
 
 
-def _start_detached(arguments: list[str], data: str) -> None:
-    with tempfile.TemporaryFile() as last_words:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=last_words,
-            env=environment(),
-            start_new_session=True,
-        )
-        assert process.stdout
-        try:
-            line = _first_line(process.stdout, data)
-        except KeyboardInterrupt:
-            process.terminate()
-            raise
-        if not line:
-            last_words.seek(0)
-            raise _unexplained(last_words.read(), process.wait(), data)
-    _tell(line)
-
-
-def _first_line(stdout: IO[bytes], data: str) -> bytes:
-    readable, _, _ = select.select([stdout], [], [], limits.READY_WAIT_MS / 1000)
-    if not readable:
-        raise make(
-            "TIMEOUT",
-            f"not ready within {limits.READY_WAIT_MS // 1000} s; it goes on starting: "
-            f"see `zbroker status --data {data}` and {data}/zbroker.log",
-        )
-    return stdout.readline()
-
-
-def _unexplained(last_words: bytes, code: int, data: str) -> ZBrokerError:
-    lines = last_words.decode(errors="replace").strip().splitlines()
-    reason = lines[-1] if lines else f"exit code {code}; see {data}/zbroker.log"
-    return make("INTERNAL", f"the supervisor has ended: {reason}")
-
-
-def _tell(line: bytes) -> None:
-    import orjson
-
+def _start_detached(options: settings.SupervisorOptions) -> None:
     from zbroker.supervisor.process import ready_line
 
-    report = orjson.loads(line)
-    if report["event"] != "ready":
-        raise make(report["code"], report["message"])
+    launched = Launched(options, environment())
+    try:
+        report = launched.wait_ready()
+    except KeyboardInterrupt:
+        launched.process.terminate()
+        raise
+    finally:
+        launched.let_go()
     for text in report["errors"].values():
         talk(f"warning: {text}")
     print(ready_line(report), flush=True)

@@ -49,7 +49,7 @@ def create_topic(name: str, queues: int) -> Flow:
     """Creates a topic at every broker group; returns its TopicInfo."""
     names.check_topic(name)
     _check_queues(queues)
-    places = yield from _places()
+    places = yield from places_of_brokers()
     asks = [
         Ask(Place(broker, -1), ops.TopicCreate(id=0, topic=name, queues=queues))
         for broker in sorted(places.brokers)
@@ -82,9 +82,11 @@ def delete_topic(name: str) -> Flow:
 def topics() -> Flow:
     """The names of all topics, sorted."""
     found: set[str] = set()
+    places: Places = yield Learn()
     after, more = "", True
     while more:
         [answer] = yield [Ask(ENTRY, ops.Routes(id=0, after=after))]
+        places.merge(answer)
         page = {route.topic for route in answer.topics}
         found |= page
         more = answer.more and bool(page) and max(page) > after
@@ -159,8 +161,8 @@ def _check_queues(queues: int) -> None:
         raise InvalidArgument(f"queues {queues}: 1 to {limits.QUEUES_A_TOPIC_MAX}")
 
 
-def _places() -> Flow:
-    """The brokers: asks if none is known."""
+def places_of_brokers() -> Flow:
+    """What is known of brokers and topics: asks if no broker is known yet."""
     places: Places = yield Learn()
     if not places.brokers:
         [answer] = yield [Ask(ENTRY, ops.Routes(id=0, topics=[]))]

@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from zbroker import limits, names
-from zbroker.client import admin_flows
-from zbroker.client.admin_flows import BrokerInfo, TopicInfo
+from zbroker.client.admin_tasks import Admin
 from zbroker.client.batches import Batch
 from zbroker.client.bridge import Bridge
 from zbroker.client.composing import Composed, Selector, choice_of, compose, compose_many
@@ -24,9 +23,11 @@ from zbroker.client.core import Core, Seconds, seconds, settings_of
 from zbroker.client.flow import Flow
 from zbroker.client.parcels import Settings
 from zbroker.client.progress_flows import Progress
-from zbroker.client.pull import Puller, QueueName, wall_ms_of
+from zbroker.client.pull import Puller, QueueName
+from zbroker.client.push_tasks import Consumer
 from zbroker.client.receipts import Receipt, receipt_of, receipts
 from zbroker.client.received import Received
+from zbroker.client.subscribing import settings_of as push_settings_of
 from zbroker.client.thread import IoThread
 from zbroker.errors import Busy, Closed, InvalidArgument, Timeout
 from zbroker.names import Queue
@@ -55,15 +56,16 @@ class Client(_Closing):
     """See `zbroker.Client`."""
 
     def __init__(
-        self, url: str | None = None, *, timeout: Seconds = limits.CLIENT_CONNECT_S
+        self, url: str | None = None, *, timeout: Seconds = limits.CLIENT_CONNECT_S,
+        client_id: str | None = None,
     ) -> None:
-        self._core = Core(url, timeout, _log.error)
+        self._core = Core(url, timeout, _log.error, client_id)
         self._bridge = Bridge(self._core.io)
         self._finalizer = weakref.finalize(self, IoThread.stop, self._core.io)
 
     @property
     def id(self) -> str:
-        """Unique to this object: host, process, random."""
+        """Names this client: what was given, or host, process and random."""
         return self._core.id
 
     def producer(
@@ -87,23 +89,61 @@ class Client(_Closing):
             compression,
         ), on_full == "block")
 
+    def consumer(
+        self,
+        group: str,
+        *,
+        concurrency: int = limits.CONCURRENCY_DEFAULT,
+        mode: str = "clustering",
+        start: str | datetime = "last",
+        assignment: str = "average",
+        max_retries: int = limits.RETRIES_DEFAULT,
+        prefetch: int = limits.PREFETCH_MESSAGES,
+        prefetch_bytes: int = limits.PREFETCH_PUSH_BYTES,
+        consume_timeout: Seconds = limits.CONSUME_TIMEOUT_S,
+        subscription_revision: int = 0,
+        room: str = "",
+        assignment_config: dict[str, dict[str, list[int]]] | None = None,
+    ) -> Consumer:
+        """See `zbroker.Client.consumer`; `concurrency` is how many handlers run at once."""
+        return Consumer(self, push_settings_of(
+            group, concurrency, mode, start, assignment, max_retries, prefetch, prefetch_bytes,
+            consume_timeout, subscription_revision, room, assignment_config, self.id,
+        ))
+
     def pull_consumer(
-        self, group: str | None = None, *, start: str | datetime = "last"
+        self,
+        group: str | None = None,
+        *,
+        start: str | datetime = "last",
+        assignment: str = "average",
+        subscription_revision: int = 0,
+        room: str = "",
+        assignment_config: dict[str, dict[str, list[int]]] | None = None,
     ) -> PullConsumer:
         """See `zbroker.Client.pull_consumer`."""
-        return PullConsumer(self, group, start)
+        options = {
+            "assignment": assignment, "revision": subscription_revision, "room": room,
+            "config": assignment_config,
+        }
+        return PullConsumer(self, group, start, options)
 
     def admin(self) -> Admin:
         """See `zbroker.Client.admin`."""
         return Admin(self)
 
     async def close(self) -> None:
-        """Flushes for up to 5 s, fails the rest with Closed, and ends the I/O thread."""
+        """Stops consumers and flushes for up to 5 s each, fails the rest, ends the I/O thread."""
         core = self._core
+        if core.io.closed is None:
+            for consumer in core.stop_consumers():
+                await consumer.stop(limits.CLOSE_FLUSH_S)
         core.shut()
         if core.io.closed is None:
+            left = self._bridge.future(lambda done: core.leave_groups(lambda: done(None)))
             waiting = [batch for box in list(core.outboxes) for batch in box.flush()]
             await self._settled(waiting, limits.CLOSE_FLUSH_S)
+            await asyncio.wait((left,), timeout=limits.CLOSE_FLUSH_S)
         await asyncio.get_running_loop().run_in_executor(None, self._finalizer)
 
     async def run(self, flow: Flow, timeout: float) -> Any:
@@ -293,8 +333,10 @@ class Producer(_Closing):
 class PullConsumer(Puller, _Closing):
     """See `zbroker.PullConsumer`."""
 
-    def __init__(self, client: Client, group: str | None, start: str | datetime) -> None:
-        super().__init__(client._core, group, start)
+    def __init__(
+        self, client: Client, group: str | None, start: str | datetime, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__(client._core, group, start, options)
         self._client = client
 
     async def poll(
@@ -306,7 +348,7 @@ class PullConsumer(Puller, _Closing):
         wait_s = seconds(timeout, "timeout", most=limits.POLL_WAIT_MAX_S)
         loop = self._client._bridge.loop()
         ends = loop.time() + wait_s
-        got = self._inbox.poll(max_messages)
+        got = self._polling.poll(max_messages)
         while not got and (left := ends - loop.time()) > 0:
             some = asyncio.Event()
             self._inbox.when_some(self._client._bridge.setter(some))
@@ -315,7 +357,7 @@ class PullConsumer(Puller, _Closing):
                 await asyncio.wait_for(some.wait(), left)
             except TimeoutError:
                 break
-            got = self._inbox.poll(max_messages)
+            got = self._polling.poll(max_messages)
         return got
 
     async def commit(
@@ -337,60 +379,12 @@ class PullConsumer(Puller, _Closing):
         return found
 
     async def close(self) -> None:
-        """Ends reading; nothing is committed by itself."""
-        self._inbox.close(Closed("the consumer was closed"))
-
-    async def _run(self, flow: Flow) -> Any:
-        return await self._client.run(flow, limits.CLIENT_TIMEOUT_S)
-
-
-class Admin:
-    """See `zbroker.Admin`."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    async def create_topic(
-        self, name: str, queues: int = limits.QUEUES_A_TOPIC_DEFAULT
-    ) -> TopicInfo:
-        """See `zbroker.Admin.create_topic`."""
-        found: TopicInfo = await self._run(admin_flows.create_topic(name, queues))
-        return found
-
-    async def update_topic(self, name: str, queues: int) -> TopicInfo:
-        """See `zbroker.Admin.update_topic`."""
-        found: TopicInfo = await self._run(admin_flows.update_topic(name, queues))
-        return found
-
-    async def delete_topic(self, name: str) -> None:
-        """See `zbroker.Admin.delete_topic`."""
-        await self._run(admin_flows.delete_topic(name))
-
-    async def topics(self) -> list[str]:
-        """See `zbroker.Admin.topics`."""
-        found: list[str] = await self._run(admin_flows.topics())
-        return found
-
-    async def topic(self, name: str) -> TopicInfo:
-        """See `zbroker.Admin.topic`."""
-        found: TopicInfo = await self._run(admin_flows.topic(name))
-        return found
-
-    async def cluster(self) -> list[BrokerInfo]:
-        """See `zbroker.Admin.cluster`."""
-        found: list[BrokerInfo] = await self._run(admin_flows.cluster())
-        return found
-
-    async def offsets(self, topic: str) -> dict[Queue, tuple[int, int]]:
-        """See `zbroker.Admin.offsets`."""
-        found: dict[Queue, tuple[int, int]] = await self._run(admin_flows.offsets(topic, -1))
-        return found
-
-    async def offsets_at(self, topic: str, time: datetime) -> dict[Queue, int]:
-        """See `zbroker.Admin.offsets_at`."""
-        flow = admin_flows.offsets(topic, wall_ms_of(time))
-        found: dict[Queue, int] = await self._run(flow)
-        return found
+        """Ends reading and leaves the group; nothing is committed by itself."""
+        if self._core.io.closed is None:
+            bridge = self._client._bridge
+            left = bridge.future(lambda done: self._leave(lambda: done(None)))
+            await asyncio.wait((left,), timeout=limits.CLOSE_FLUSH_S)
+        self._end()
 
     async def _run(self, flow: Flow) -> Any:
         return await self._client.run(flow, limits.CLIENT_TIMEOUT_S)

@@ -17,12 +17,14 @@ from typing import Any, Self
 
 from zbroker import limits, names
 from zbroker.client import admin_flows
-from zbroker.client.admin_flows import BrokerInfo, TopicInfo
+from zbroker.client.admin import Admin
 from zbroker.client.composing import Selector, choice_of, compose, compose_many
 from zbroker.client.core import Core, Seconds, seconds, settings_of
 from zbroker.client.flow import Flow
-from zbroker.client.pull import PullConsumer, wall_ms_of
+from zbroker.client.pull import PullConsumer
+from zbroker.client.push_threads import Consumer
 from zbroker.client.receipts import Receipt, SendFuture, receipt_of, receipts
+from zbroker.client.subscribing import settings_of as push_settings_of
 from zbroker.client.thread import IoThread
 from zbroker.errors import Closed, Internal, Timeout
 from zbroker.names import Queue
@@ -55,20 +57,24 @@ class Client(_Closing):
         url: `tcp://host:port[,...]` of NameServers or gateways; None for ZBROKER_URL, or the
             local default.
         timeout: seconds without any answer after which the address counts as unreachable.
+        client_id: names this client in its consumer groups, where one of that name may be alive;
+            1 to 251 printable characters, None makes one up. Of several consumers in one group
+            the further ones add their number.
 
     Raises:
-        InvalidArgument: the address is not readable.
+        InvalidArgument: the address or the id is not readable.
     """
 
     def __init__(
-        self, url: str | None = None, *, timeout: Seconds = limits.CLIENT_CONNECT_S
+        self, url: str | None = None, *, timeout: Seconds = limits.CLIENT_CONNECT_S,
+        client_id: str | None = None,
     ) -> None:
-        self._core = Core(url, timeout, _log.error)
+        self._core = Core(url, timeout, _log.error, client_id)
         self._finalizer = weakref.finalize(self, IoThread.stop, self._core.io)
 
     @property
     def id(self) -> str:
-        """Unique to this object: host, process, random."""
+        """Names this client: what was given, or host, process and random."""
         return self._core.id
 
     def producer(
@@ -107,34 +113,102 @@ class Client(_Closing):
             compression,
         ), on_full == "block")
 
-    def pull_consumer(
-        self, group: str | None = None, *, start: str | datetime = "last"
-    ) -> PullConsumer:
-        """Makes a consumer that reads on demand.
+    def consumer(
+        self,
+        group: str,
+        *,
+        concurrency: int = limits.CONCURRENCY_DEFAULT,
+        mode: str = "clustering",
+        start: str | datetime = "last",
+        assignment: str = "average",
+        max_retries: int = limits.RETRIES_DEFAULT,
+        prefetch: int = limits.PREFETCH_MESSAGES,
+        prefetch_bytes: int = limits.PREFETCH_PUSH_BYTES,
+        consume_timeout: Seconds = limits.CONSUME_TIMEOUT_S,
+        subscription_revision: int = 0,
+        room: str = "",
+        assignment_config: dict[str, dict[str, list[int]]] | None = None,
+    ) -> Consumer:
+        """Makes a consumer that hands messages to functions; see `Consumer.on`.
 
         Args:
-            group: whose progress is read and committed; None is a reader without progress.
-            start: where to begin without progress: "last", "first" or an aware datetime.
+            group: whose members share the queues of what they subscribe to.
+            concurrency: threads, 1 to 1,000.
+            mode: "clustering": each message is for one member.
+            start: where to begin without progress: "last", "first" or an aware datetime. The first
+                subscription of a topic in the group fixes it for all.
+            assignment: how queues are divided: "average", "circle", "consistent_hash",
+                "machine_room" or "config".
+            max_retries: a message that comes back more often (0 to 1,000) becomes a dead letter.
+            prefetch: messages of a queue that are fetched ahead.
+            prefetch_bytes: of all queues.
+            consume_timeout: seconds after which a handler that has not returned has failed; it is
+                left alone, and another thread takes its place.
+            subscription_revision: members whose subscription has a higher one replace the others.
+            room: of this member, for "machine_room".
+            assignment_config: client id -> topic -> queue numbers, for "config".
 
         Raises:
             InvalidArgument: a value is outside its limits.
             Closed: the client was closed.
         """
-        return PullConsumer(self, group, start)
+        return Consumer(self, push_settings_of(
+            group, concurrency, mode, start, assignment, max_retries, prefetch, prefetch_bytes,
+            consume_timeout, subscription_revision, room, assignment_config, self.id,
+        ))
+
+    def pull_consumer(
+        self,
+        group: str | None = None,
+        *,
+        start: str | datetime = "last",
+        assignment: str = "average",
+        subscription_revision: int = 0,
+        room: str = "",
+        assignment_config: dict[str, dict[str, list[int]]] | None = None,
+    ) -> PullConsumer:
+        """Makes a consumer that reads on demand.
+
+        Args:
+            group: whose progress is read and committed, and whose members share the queues of what
+                they subscribe to; None is a reader without progress.
+            start: where to begin without progress: "last", "first" or an aware datetime. In a
+                group the first subscription of a topic fixes it for all.
+            assignment: how queues are divided: "average", "circle", "consistent_hash",
+                "machine_room" or "config".
+            subscription_revision: members with a higher one replace those with a lower one.
+            room: of this member, for "machine_room".
+            assignment_config: client id -> topic -> queue numbers, for "config".
+
+        Raises:
+            InvalidArgument: a value is outside its limits.
+            Closed: the client was closed.
+        """
+        options = {
+            "assignment": assignment, "revision": subscription_revision, "room": room,
+            "config": assignment_config,
+        }
+        return PullConsumer(self, group, start, options)
 
     def admin(self) -> Admin:
         """Topics and brokers."""
         return Admin(self)
 
     def close(self) -> None:
-        """Flushes for up to 5 s, fails the rest with Closed, and ends the I/O thread."""
+        """Stops consumers and flushes for up to 5 s each, fails the rest, ends the I/O thread."""
         core = self._core
+        if core.io.closed is None:
+            for consumer in core.stop_consumers():
+                consumer.stop(limits.CLOSE_FLUSH_S)
         core.shut()
         if core.io.closed is None:
             ends = time.monotonic() + limits.CLOSE_FLUSH_S
+            left = threading.Event()
+            core.leave_groups(left.set)
             for box in list(core.outboxes):
                 for batch in box.flush():
                     batch.wait(max(0.0, ends - time.monotonic()))
+            left.wait(max(0.0, ends - time.monotonic()))
         self._finalizer()
 
     def run(self, flow: Flow, timeout: float) -> Any:
@@ -326,54 +400,3 @@ class Producer(_Closing):
         if topic not in self._checked:
             names.check_topic(topic)
             self._checked.add(topic)
-
-
-class Admin:
-    """Topics and brokers; made by `Client.admin`. Every operation can be repeated."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def create_topic(
-        self, name: str, queues: int = limits.QUEUES_A_TOPIC_DEFAULT
-    ) -> TopicInfo:
-        """Creates a topic of `queues` queues (1 to 1,024) at every broker group.
-
-        Raises:
-            Conflict: it exists with other queues.
-        """
-        return self._run(admin_flows.create_topic(name, queues))  # type: ignore[no-any-return]
-
-    def update_topic(self, name: str, queues: int) -> TopicInfo:
-        """Gives a topic more queues; fewer are a Conflict."""
-        return self._run(admin_flows.update_topic(name, queues))  # type: ignore[no-any-return]
-
-    def delete_topic(self, name: str) -> None:
-        """Deletes a topic and its messages; raises NotFound if there is none."""
-        self._run(admin_flows.delete_topic(name))
-
-    def topics(self) -> list[str]:
-        """The names of all topics, sorted."""
-        return self._run(admin_flows.topics())  # type: ignore[no-any-return]
-
-    def topic(self, name: str) -> TopicInfo:
-        """A topic with its queues and their offsets; raises NotFound."""
-        return self._run(admin_flows.topic(name))  # type: ignore[no-any-return]
-
-    def cluster(self) -> list[BrokerInfo]:
-        """The broker groups that are known."""
-        return self._run(admin_flows.cluster())  # type: ignore[no-any-return]
-
-    def offsets(self, topic: str) -> dict[Queue, tuple[int, int]]:
-        """[min, max) of each queue."""
-        return self._run(admin_flows.offsets(topic, -1))  # type: ignore[no-any-return]
-
-    def offsets_at(self, topic: str, time: datetime) -> dict[Queue, int]:
-        """The first offset of each queue stored at or after `time` (an aware datetime)."""
-        flow = admin_flows.offsets(topic, wall_ms_of(time))
-        return self._run(flow)  # type: ignore[no-any-return]
-
-    def _run(self, flow: Flow) -> Any:
-        return self._client.run(flow, limits.CLIENT_TIMEOUT_S)
-
-

@@ -1,39 +1,47 @@
 """Reading: which queues are read, what is asked of which worker, what is buffered.
 
-A worker is asked for many queues in one fetch. At most two are out, so that one is on its
-way while the other's data is read, or a single long poll when there is nothing. A queue is in one
-fetch at a time. When both are parked and a queue has to be asked anew (a seek, a new topic), a
-newer fetch of the same session replaces the older. What is buffered is bounded in bytes.
+Two ways to come by queues. A reader (`subscribe`, `assign`) reads what the routes name. A member of
+a group reads what it holds under leases: `leasing` puts queues in by `hold` and takes them out by
+`revoke` and `forget`, and is told here what the answers say of them.
+
+What is fetched ahead is bounded: for callers that poll, in bytes of all queues; for handlers, in
+messages, bytes and span of each queue, so that one that is stuck never stops the others.
 """
 
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from zbroker import limits
-from zbroker.client.assigned import Assigned, Fetch, Start
+from zbroker.client.assigned import Assigned, Fetch, Keeper, Start
+from zbroker.client.errands import LostWay, WantTopic
+from zbroker.client.fetching import Fetching, FetchOut, Key
 from zbroker.client.places import Place, QueuePlace, TopicView
 from zbroker.client.session import backoff_ms
 from zbroker.errors import ZBrokerError, make
 from zbroker.names import Queue
-from zbroker.wire import codec, ops
+from zbroker.wire import codec, ops, records
 
 _ENDED = frozenset({"TOPIC_CHANGED", "TOPIC_NOT_FOUND", "QUEUE_NOT_FOUND"})
 _LOST_WAY = frozenset({"NOT_OWNER", "NOT_LEADER"})
 
 
-class FetchOut(msgspec.Struct, gc=False):
-    """A fetch to be sent; `replaces` is the one that it ends."""
+class Prefetch(msgspec.Struct, frozen=True):
+    """How much is fetched ahead for handlers.
 
-    worker: Place
-    request: ops.Fetch
-    queues: list[tuple[Assigned, int]]
-    sent_at: int
-    slot: int
-    replaces: FetchOut | None = None
+    Attributes:
+        messages: a queue is fetched while it has fewer that are not done; at least 1.
+        bytes: of all queues; each has an equal share.
+        span: a queue is fetched while its newest message is at most so many behind the oldest one
+            that is not done.
+    """
+
+    messages: int = limits.PREFETCH_MESSAGES
+    bytes: int = limits.PREFETCH_PUSH_BYTES
+    span: int = limits.PREFETCH_SPAN_MESSAGES
 
 
 class LookUp(msgspec.Struct, gc=False):
@@ -42,19 +50,23 @@ class LookUp(msgspec.Struct, gc=False):
     queues: list[tuple[Assigned, int]]
 
 
-class WantTopic(msgspec.Struct, gc=False):
-    """The route of a topic is wanted; `ended`: the topic of that id is no more."""
+class Leases(Protocol):
+    """Who is told what answers say of leases."""
 
-    topic: str
-    ended: str = ""
+    def alive(self, worker: Place, sent_at: int) -> None:
+        """The worker has answered what was sent then."""
 
+    def told_wanted(self, assigned: Assigned, now: int) -> None:
+        """Another member waits for the queue."""
 
-class LostWay(msgspec.Struct, gc=False):
-    """A worker does not own what the routes say it does."""
+    def fenced(self, assigned: Assigned, now: int) -> None:
+        """The lease is not ours any more."""
+
+    def ended(self, assigned: Assigned, now: int) -> None:
+        """The topic of that id, or the queue, is no more."""
 
 
 Outgoing = FetchOut | LookUp | WantTopic | LostWay
-_Key = tuple[Place, tuple[str, ...]]
 
 
 class Consuming:
@@ -63,25 +75,33 @@ class Consuming:
     Args:
         group: name of the group, "" for a reader without one.
         start: where a queue begins that was there before the subscription.
-        session: text that names this consumer to the workers.
+        session: text that names this consumer to the workers; 16 hexadecimal digits of a member.
         rng: for jitter.
+        prefetch: how much is fetched ahead for handlers; None: callers poll.
 
     Attributes:
-        queues: what is read, by name.
+        queues: what is read, by name; under leases also what is being given back.
         buffered_bytes: fetched and not taken.
         errors: to be raised by the next polls.
+        leases: of a member, who is told of them.
+        lost: queues that were taken away with messages handed out and not committed.
     """
 
-    def __init__(self, group: str, start: Start, session: str, rng: Random) -> None:
+    def __init__(
+        self, group: str, start: Start, session: str, rng: Random, prefetch: Prefetch | None = None
+    ) -> None:
         self.queues: dict[Queue, Assigned] = {}
         self.buffered_bytes = 0
         self.errors: list[ZBrokerError] = []
+        self.leases: Leases | None = None
+        self.lost: dict[Queue, None] = {}
         self._group, self._start, self._session, self._rng = group, start, session, rng
+        self._prefetch = prefetch
         self._topics: dict[str, tuple[str, ...]] = {}
         self._seen: set[str] = set()
         self._absent: set[str] = set()
         self._sought: dict[Queue, Start] = {}
-        self._slots: dict[_Key, list[FetchOut | None]] = {}
+        self._fetching = Fetching(group, session, "")
         self._out: list[Outgoing] = []
 
     # --- for callers
@@ -107,8 +127,20 @@ class Consuming:
         assigned = self.find(queue)
         if assigned is None:
             self._sought[queue] = start
-        else:
+        elif not assigned.revoked:
             self.buffered_bytes -= assigned.seek(start)
+
+    def rewind(self, assigned: Assigned) -> None:
+        """What was fetched and not handed out is fetched again."""
+        self.buffered_bytes -= assigned.rewind()
+
+    def stop(self, assigned: Assigned, error: ZBrokerError) -> None:
+        """The queue stops where its bytes cannot be read, until a seek."""
+        queue = assigned.queue
+        text = f"topic {queue.topic} queue {queue.queue}: {error}; seek beyond it to go on"
+        self.buffered_bytes -= assigned.rewind()
+        assigned.stopped = True
+        self.errors.append(make(error.code, text, **error.facts))
 
     def find(self, queue: Queue) -> Assigned | None:
         """The state of a queue; a name without broker is enough where there is one group."""
@@ -135,11 +167,46 @@ class Consuming:
                 return fetch
         return None
 
+    # --- for leases
+
+    def join(self, leases: Leases) -> None:
+        """From now on queues are read under leases only."""
+        assert not self.queues
+        self.leases = leases
+        self._fetching = Fetching(self._group, self._session, self._session)
+
+    def hold(
+        self, place: QueuePlace, tags: tuple[str, ...], grant: ops.Acquired, keeper: Keeper
+    ) -> Assigned:
+        """Reads a queue whose lease was granted."""
+        queue = Queue(place.topic, place.queue, place.broker)
+        assigned = self._add(queue, tags, Start(offset=grant.next))
+        assigned.place = place
+        assigned.hold(grant.token, grant.next, grant.ranges, keeper)
+        for name in (queue, Queue(place.topic, place.queue)):
+            if name in self._sought:
+                assigned.seek(self._sought.pop(name))
+        return assigned
+
+    def revoke(self, assigned: Assigned) -> None:
+        """The lease is given back: nothing more is fetched or handed out."""
+        self.buffered_bytes -= assigned.drop()
+        assigned.revoked = True
+
+    def forget(self, assigned: Assigned) -> None:
+        """The lease is over: what was handed out of it and not committed is noted as lost."""
+        self.revoke(assigned)
+        if assigned.taken and assigned.running and assigned.token:
+            self.lost[assigned.queue] = None
+        assigned.token = ""
+        if self.queues.get(assigned.queue) is assigned:
+            del self.queues[assigned.queue]
+
     # --- the four verbs
 
     def fetched(self, out: FetchOut, result: Any, payload: list[bytes], now: int) -> None:
         """Takes the answer of a fetch: ops.FetchResult, or a ZBrokerError for all its queues."""
-        self._free(out)
+        self._fetching.free(out)
         error = result if isinstance(result, ZBrokerError) else None
         for assigned, life in out.queues:
             if assigned.life == life and assigned.out is out:
@@ -149,9 +216,13 @@ class Consuming:
                     self._refused(assigned, error, now)
         if error is not None:
             return
+        if self.leases is not None:
+            self.leases.alive(out.worker, out.sent_at)
         for row in result.queues:
             if row.at < len(out.queues):
                 assigned, life = out.queues[row.at]
+                if row.wanted and self.leases and assigned.token and not assigned.revoked:
+                    self.leases.told_wanted(assigned, now)
                 if assigned.life == life:
                     self._take_row(assigned, out.request.queues[row.at].offset, row, payload, now)
 
@@ -191,18 +262,17 @@ class Consuming:
     def take_outgoing(self, now: int) -> list[Outgoing]:
         """What is to be asked now."""
         look = []
-        wanting: dict[_Key, list[Assigned]] = {}
-        room = self.buffered_bytes < limits.PREFETCH_BYTES
+        wanting: dict[Key, list[Assigned]] = {}
         for assigned in self.queues.values():
             place = assigned.place
             if (
-                assigned.out is not None or assigned.stopped or place is None or place.shard < 0
-                or assigned.paused_until > now
+                assigned.out is not None or assigned.stopped or assigned.revoked or place is None
+                or place.shard < 0 or assigned.paused_until > now
             ):
                 continue
             if assigned.fetch_at < 0:
                 look.append((assigned, assigned.life))
-            elif room and len(assigned.buffer) < limits.FETCHES_IN_FLIGHT:
+            elif self._has_room(assigned):
                 key = (Place(place.broker, place.shard), assigned.tags)
                 wanting.setdefault(key, []).append(assigned)
         if look:
@@ -211,7 +281,7 @@ class Consuming:
                 assigned.out = out
             self._out.append(out)
         for key, queues in wanting.items():
-            self._fetch(key, queues, now)
+            self._out += self._fetching.ask(key, queues, now)
         ready, self._out = self._out, []
         return ready
 
@@ -220,65 +290,25 @@ class Consuming:
         times = [
             assigned.paused_until
             for assigned in self.queues.values()
-            if assigned.paused_until > now and not assigned.stopped
+            if assigned.paused_until > now and not (assigned.stopped or assigned.revoked)
         ]
-        for slots in self._slots.values():
-            if all(slots):
-                times += [
-                    out.sent_at + limits.FETCH_REPLACED_AFTER_MS
-                    for out in slots
-                    if out and out.sent_at + limits.FETCH_REPLACED_AFTER_MS > now
-                ]
-        return min(times, default=None)
+        return min([*times, *self._fetching.deadlines(now)], default=None)
 
     # --- inside
 
-    def _fetch(self, key: _Key, queues: list[Assigned], now: int) -> None:
-        slots = self._slots.setdefault(key, [None] * limits.FETCHES_IN_FLIGHT)
-        free = [at for at, out in enumerate(slots) if out is None]
-        if not free:
-            at = min(range(len(slots)), key=lambda at: _sent_at(slots[at]))
-            old = slots[at]
-            assert old is not None
-            if now - old.sent_at < limits.FETCH_REPLACED_AFTER_MS:
-                return
-            queues = queues + [one for one, life in old.queues if one.out is old]
-            self._send(key, at, queues, now, old)
-        elif len(free) > 1 and len(queues) > 1 and all(one.hot for one in queues):
-            middle = len(queues) // 2
-            self._send(key, free[0], queues[:middle], now, None)
-            self._send(key, free[1], queues[middle:], now, None)
-        else:
-            self._send(key, free[0], queues, now, None)
-
-    def _send(
-        self, key: _Key, slot: int, queues: list[Assigned], now: int, old: FetchOut | None
-    ) -> None:
-        queues = queues[: limits.QUEUES_A_FETCH_MAX]
-        entries = [
-            ops.FetchEntry(place.topic, place.queue, one.fetch_at, place.topic_id)
-            for one in queues
-            if (place := one.place) is not None
-        ]
-        request = ops.Fetch(
-            id=0, queues=entries, wait_ms=limits.LONG_POLL_MS, tags=list(key[1]),
-            group=self._group, session=f"{self._session}-{'-'.join(key[1])[:16]}{slot}",
-            accept=["lz4"],
+    def _has_room(self, assigned: Assigned) -> bool:
+        limit = self._prefetch
+        if limit is None:
+            return (
+                self.buffered_bytes < limits.PREFETCH_BYTES
+                and len(assigned.buffer) < limits.FETCHES_IN_FLIGHT
+            )
+        assigned.paused = not (
+            assigned.messages < limit.messages
+            and assigned.bytes < max(1, limit.bytes // len(self.queues))
+            and (assigned.tracker is None or assigned.span() < limit.span)
         )
-        out = FetchOut(key[0], request, [(one, one.life) for one in queues], now, slot, old)
-        if old is not None:
-            for one, _ in old.queues:
-                if one.out is old:
-                    one.out = None
-        for one in queues:
-            one.out = out
-        self._slots[key][slot] = out
-        self._out.append(out)
-
-    def _free(self, out: FetchOut) -> None:
-        slots = self._slots.get((out.worker, tuple(out.request.tags)))
-        if slots is not None and slots[out.slot] is out:
-            slots[out.slot] = None
+        return not assigned.paused
 
     def _take_row(
         self, assigned: Assigned, begin: int, row: ops.Fetched, payload: list[bytes], now: int
@@ -293,15 +323,25 @@ class Consuming:
             return
         assigned.hot = bool(data)
         assigned.fetch_at = row.next
+        if not data and assigned.tracker is not None:
+            assigned.tracker.done(begin, row.next)  # seen: the filter or retention dropped it all
         if not data and not assigned.buffer and assigned.position == begin:
             assigned.position = row.next
             return
-        assigned.buffer.append(Fetch(assigned, assigned.life, data, begin, row.next))
+        count = records.messages_in(data) if self._prefetch else -1
+        assigned.put(Fetch(assigned, assigned.life, data, begin, row.next, count))
         self.buffered_bytes += len(data)
 
     def _refused(self, assigned: Assigned, error: ZBrokerError, now: int) -> None:
         assigned.refusals += 1
         assigned.paused_until = now + backoff_ms(assigned.refusals, self._rng)
+        assigned.sent = -1  # an ack may be what was refused
+        if self.leases is not None and error.code == "FENCED":
+            self.leases.fenced(assigned, now)
+            return
+        if self.leases is not None and error.code in _ENDED:
+            self.leases.ended(assigned, now)
+            return
         place = assigned.place
         if error.code in _ENDED and assigned.queue.topic in self._topics and place:
             self._drop(assigned)
@@ -330,8 +370,6 @@ class Consuming:
             name = Queue(topic, place.queue, place.broker)
             if name not in self.queues:
                 start = Start("first") if later else self._start
-                if later and self._group:
-                    start = Start("committed", otherwise=start)
                 for sought in (name, Queue(topic, place.queue)):
                     start = self._sought.pop(sought, start)
                 self._add(name, self._topics[topic], start).place = place
@@ -353,7 +391,3 @@ class Consuming:
     def _drop(self, assigned: Assigned) -> None:
         self.queues.pop(assigned.queue, None)
         self.buffered_bytes -= assigned.seek(assigned.start)
-
-
-def _sent_at(out: FetchOut | None) -> int:
-    return out.sent_at if out else 0

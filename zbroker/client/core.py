@@ -8,7 +8,8 @@ import re
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 from zbroker import limits, names
 from zbroker.client.finder import Finder
@@ -19,6 +20,10 @@ from zbroker.client.producing import Producing
 from zbroker.client.session import Session
 from zbroker.client.thread import IoThread
 from zbroker.errors import Closed, InvalidArgument, ZBrokerError
+
+if TYPE_CHECKING:
+    from zbroker.client.inbox import Inbox
+    from zbroker.client.membership import Terms
 
 _ADDRESS = re.compile(r"ipc://.+|tcp://(?:\[[\w:.%]+\]|[\w.-]+):(\d{1,5})")
 DEFAULT_URL = f"tcp://127.0.0.1:{limits.NAMESERVER_PORT}"
@@ -49,6 +54,16 @@ def _is_address(text: str) -> bool:
     """ZeroMQ would take less and say so in the I/O thread, where nobody could be told."""
     match = _ADDRESS.fullmatch(text)
     return bool(match and (match[1] is None or 0 < int(match[1]) <= 65_535))
+
+
+def client_id_of(given: str | None) -> str:
+    """The id of a client: what was given, or host, process and random; raises InvalidArgument."""
+    if given is None:
+        return f"{os.uname().nodename}-{os.getpid()}-{names.random_id():016x}"
+    most = limits.CLIENT_ID_CHARS_MAX - len("-999")  # the number of a further member of a group
+    if not isinstance(given, str) or not 1 <= len(given) <= most or not given.isprintable():
+        raise InvalidArgument(f"client_id {given!r:.60}: 1 to {most} printable characters")
+    return given
 
 
 def settings_of(
@@ -82,11 +97,19 @@ class Core:
         url: addresses, None for ZBROKER_URL or the default.
         timeout: seconds without any answer after which the address is unreachable.
         event: told in one line what an operator should know.
+        client_id: names this client in its groups; None makes one up.
+
+    Attributes:
+        inboxes: of the consumers that are open.
+        consumers: push consumers of either face, to be stopped with the client.
     """
 
-    def __init__(self, url: str | None, timeout: Seconds, event: Callable[[str], None]) -> None:
+    def __init__(
+        self, url: str | None, timeout: Seconds, event: Callable[[str], None],
+        client_id: str | None = None,
+    ) -> None:
         self.timeout_s = seconds(timeout, "timeout")
-        self.id = f"{os.uname().nodename}-{os.getpid()}-{names.random_id():016x}"
+        self.id = client_id_of(client_id)
         connect_ms = max(1, int(self.timeout_s * 1000))
         rng = random.Random(names.random_id())
         self.session = Session(entries_of(url), rng, connect_ms)
@@ -95,6 +118,9 @@ class Core:
         self.io.parts.append(self.finder)
         self.flows = Flows(self.session, self.finder)
         self.outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
+        self.inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
+        self.consumers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._member_ids: set[tuple[str, str]] = set()
         self._event = event
 
     def outbox(self, settings: Settings) -> Outbox:
@@ -106,6 +132,41 @@ class Core:
         box = Outbox(self.io, self.finder, mind)
         self.outboxes.add(box)
         return box
+
+    def take_member_id(self, group: str) -> str:
+        """The client id of one more member of a group: ours, and further ones with a number."""
+        for number in count(1):
+            name = self.id if number == 1 else f"{self.id}-{number}"
+            if (group, name) not in self._member_ids:
+                break
+        self._member_ids.add((group, name))
+        return name
+
+    def free_member_id(self, terms: Terms) -> None:
+        """That member has left."""
+        self._member_ids.discard((terms.group, terms.client_id))
+
+    def leave_groups(self, done: Callable[[], None]) -> None:
+        """Has every consumer leave its group at once; `done` is called when all have."""
+        open_ones = list(self.inboxes)
+        left = len(open_ones) + 1
+
+        def one() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done()
+
+        for inbox in open_ones:
+            inbox.leave(0, one)
+        self.io.post(lambda _: one())
+
+    def stop_consumers(self) -> list[Any]:
+        """Has all push consumers begin to stop at the same time; returns them to be waited for."""
+        consumers = list(self.consumers)
+        for consumer in consumers:
+            consumer._begin_stop(int(limits.CLOSE_FLUSH_S * 1000))
+        return consumers
 
     def run(self, flow: Flow, timeout_s: float, done: Callable[[Any], None]) -> None:
         """Runs an operation in the thread; `done` gets its value or a ZBrokerError there."""

@@ -22,11 +22,23 @@ _log = logging.getLogger("zbroker.client")
 
 
 class Ask(NamedTuple):
-    """A request to a place; `keep` hands an error back as a value."""
+    """A request to a place.
+
+    Attributes:
+        place: who is asked.
+        request: what is asked.
+        keep: hand an error back as a value.
+        payload: frames behind the header.
+        framed: the answer is (result, payload frames).
+        within_ms: give up after so long; 0 is the deadline of the whole operation.
+    """
 
     place: Place
     request: ops.Request
     keep: bool = False
+    payload: tuple[bytes, ...] = ()
+    framed: bool = False
+    within_ms: int = 0
 
 
 class Find(NamedTuple):
@@ -108,9 +120,10 @@ class Flows:
             return
 
         def gather(at: int) -> Callable[[Call, Any, list[bytes], int], None]:
-            def done(_: Call, result: Any, __: list[bytes], now: int) -> None:
+            def done(_: Call, result: Any, frames: list[bytes], now: int) -> None:
                 nonlocal left
-                results[at] = result
+                framed = asks[at].framed and not isinstance(result, ZBrokerError)
+                results[at] = (result, frames) if framed else result
                 left -= 1
                 if not left:
                     answer(_first_error(asks, results) or results, now)
@@ -118,7 +131,10 @@ class Flows:
             return done
 
         for at, ask in enumerate(asks):
-            self._session.call(ask.place, ask.request, now, deadline, gather(at))
+            ends = min(deadline, now + ask.within_ms) if ask.within_ms else deadline
+            self._session.call(
+                ask.place, ask.request, now, ends, gather(at), payload=[*ask.payload]
+            )
 
 
 def _first_error(asks: list[Ask], results: list[Any]) -> ZBrokerError | None:

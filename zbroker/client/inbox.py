@@ -1,26 +1,30 @@
 """Between a consumer's callers and the I/O thread: the lock, and where data waits to be read.
 
-The thread moves frames and never looks into them; whoever polls decodes, batch by batch, what he is
-about to take. Pollers take turns.
+The thread moves frames and never looks into them: whoever takes them decodes them. A member of a
+group has one mind more, and is otherwise the same.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from zbroker import limits
 from zbroker.client import progress_flows
-from zbroker.client.assigned import Fetch
-from zbroker.client.consuming import Consuming, FetchOut, LookUp, Outgoing, WantTopic
+from zbroker.client.consuming import Consuming, LookUp
 from zbroker.client.core import Core
 from zbroker.client.door import Call
-from zbroker.client.places import TopicView
-from zbroker.client.received import Received, messages_of
-from zbroker.errors import ZBrokerError, make
-from zbroker.wire import records
-from zbroker.wire.records import Placed
+from zbroker.client.errands import Errand, LostWay, WantBrokers, WantTopic
+from zbroker.client.fetching import FetchOut
+from zbroker.client.places import Place, TopicView
+from zbroker.client.sharing import Sharing
+from zbroker.clock import monotonic_ms
+from zbroker.errors import ZBrokerError
+from zbroker.wire import ops
+
+Joined = Callable[[ZBrokerError | None], None]
+Outgoing = Errand | FetchOut | LookUp | LostWay | WantBrokers | WantTopic
 
 
 class Inbox:
@@ -29,61 +33,60 @@ class Inbox:
     Args:
         core: the client's.
         group: name of the group, "" for none.
-        mind: decides.
+        mind: decides what is read.
+        sharing: decides of which queues, for a member of the group; None for all others.
+
+    Attributes:
+        lock: held while anything of the minds, or of an `Assigned`, is looked at or changed.
+        closed: why there is nothing more to read; None while there may be.
+        opened: something was taken and is not handed out to its end.
     """
 
-    def __init__(self, core: Core, group: str, mind: Consuming) -> None:
-        self.mind = mind
+    def __init__(
+        self, core: Core, group: str, mind: Consuming, sharing: Sharing | None = None
+    ) -> None:
+        self.mind, self.sharing = mind, sharing
         self.lock = threading.Lock()
         self.closed: ZBrokerError | None = None
+        self.opened = False
         self._core, self._group = core, group
         self._some = threading.Condition(self.lock)
         self._callbacks: list[Callable[[], None]] = []
+        self._joined: list[Joined] = []
+        self._left: list[Callable[[], None]] = []
         self._calls: dict[int, Call] = {}
-        self._polling = threading.Lock()
-        self._open: tuple[Fetch, Iterator[Placed]] | None = None
-        self._rest: list[Received] = []
+        self._brokers = 0
+        self._now = 0
+        core.inboxes.add(self)
         core.io.post(self._begin)
 
     # --- for callers
 
-    def poll(self, max_messages: int) -> list[Received]:
-        """What is there, at most `max_messages`; raises what a queue has run into."""
-        self.check_open()
-        with self._polling:
-            if self.closed is not None:
-                raise self.closed
-            got: list[Received] = []
-            while len(got) < max_messages:
-                if not self._rest and not self._refill():
-                    break
-                assert self._open is not None
-                fetch = self._open[0]
-                assigned = fetch.assigned
-                if assigned.life != fetch.life:  # a seek came between
-                    self._rest, self._open = [], None
-                    continue
-                part = self._rest[: max_messages - len(got)]
-                self._rest = self._rest[len(part) :]
-                assigned.position = part[-1].offset + 1
-                assigned.taken = True
-                got += part
-            if not got:
-                self._raise_errors()
-            return got
-
     def wait(self, timeout: float) -> bool:
-        """Waits until `poll` may find something; says whether it may."""
+        """Waits until there may be something to take, or an error; says whether there may."""
         with self._some:
             return self._some.wait_for(self._has_some, timeout)
 
     def when_some(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` once from the thread, or at once, when `poll` may find something."""
+        """Calls `callback` once from the thread, or at once, when there may be something."""
         with self.lock:
             if not self._has_some():
                 self._callbacks.append(callback)
                 return
         callback()
+
+    def when_joined(self, callback: Joined) -> None:
+        """Calls `callback` once from the thread when the group was joined, or why it was not.
+
+        It gets None when the live shards know the subscription, else the error, which is then not
+        among the mind's errors any more. The member goes on trying.
+        """
+
+        def wait(_: int) -> None:
+            self._joined.append(callback)
+            self._announce()
+
+        self._core.io.post(wait)
 
     def check_open(self) -> None:
         """Raises Closed if the consumer was closed, or its client, or the process is a fork."""
@@ -91,9 +94,49 @@ class Inbox:
             raise self.closed
         self._core.check_open()
 
+    def raise_errors(self) -> None:
+        """Raises the oldest error that a queue or the group has run into."""
+        with self.lock:
+            error = self.mind.errors.pop(0) if self.mind.errors else None
+        if error is not None:
+            raise error
+
     def wake(self) -> None:
         """The mind was told something: the thread should look."""
         self._core.io.wake()
+
+    def subscribe(self, topic: str, tags: tuple[str, ...]) -> None:
+        """Has the member join its group with one more topic; never waits, see `when_joined`.
+
+        Raises:
+            TooLarge: the whole subscription does not fit into one request.
+        """
+        assert self.sharing is not None
+        with self.lock:
+            self.sharing.membership.subscribe(topic, tags, monotonic_ms())
+        self.wake()
+
+    def leave(self, drain_ms: int, done: Callable[[], None]) -> None:
+        """Gives all leases back and leaves the group, if it has joined one.
+
+        Args:
+            drain_ms: how long what runs may take; said again, it only gets shorter.
+            done: called once from the thread when it has left, or the client was closed.
+        """
+
+        def leave(now: int) -> None:
+            if self.closed is not None:
+                done()
+                return
+            self._left.append(done)
+            with self.lock:
+                if self.sharing is not None:
+                    self.sharing.leave(drain_ms, now)
+
+        try:
+            self._core.io.post(leave)
+        except ZBrokerError:
+            done()
 
     def close(self, error: ZBrokerError) -> None:
         """Ends reading."""
@@ -103,6 +146,8 @@ class Inbox:
             self._some.notify_all()
         for callback in callbacks:
             callback()
+        if self.sharing is not None:
+            self._core.free_member_id(self.sharing.membership.terms)
         if self._core.io.closed is None:
             self._core.io.post(self._end)
 
@@ -110,24 +155,32 @@ class Inbox:
 
     def tick(self, now: int) -> None:
         """Asks for what is wanted, and tells those who wait for something."""
+        self._now = now
+        out: list[Outgoing] = []
         with self.lock:
-            out = self.mind.take_outgoing(now) if self.closed is None else []
-            self._now = now
+            if self.closed is None:
+                if self.sharing is not None:
+                    self._see_brokers(self.sharing, now)
+                    out += self.sharing.take_outgoing(now)
+                out += self.mind.take_outgoing(now)
         for each in out:
             self._emit(each, now)
-
-    _now = 0
+        if self._left and (self.closed or self.sharing is None or self.sharing.gone):
+            self._tell_left()
 
     def next_deadline(self) -> int | None:
         """When `tick` is wanted next."""
         with self.lock:
-            return self.mind.next_deadline(self._now)
+            at = self.mind.next_deadline(self._now)
+            other = self.sharing.next_deadline(self._now) if self.sharing else None
+        return at if other is None else other if at is None else min(at, other)
 
     def fail_all(self, error: ZBrokerError, now: int) -> None:
         """Ends everything that waits."""
         with self.lock:
             self.closed = self.closed or error
         self._announce()
+        self._tell_left()
 
     # --- inside
 
@@ -141,72 +194,38 @@ class Inbox:
         if self in self._core.io.parts:
             self._core.io.parts.remove(self)
             self._core.finder.watchers.remove(self._changed)
+        self._core.inboxes.discard(self)
+        self._announce()
+        self._tell_left()
 
     def _has_some(self) -> bool:
         mind = self.mind
         return bool(
-            self.closed or self._rest or self._open or mind.errors
+            self.closed or self.opened or mind.errors
             or any(assigned.buffer for assigned in mind.queues.values())
         )
 
-    def _refill(self) -> bool:
-        """Decodes the next batch into `_rest`; False if there is nothing."""
-        while True:
-            if self._open is None:
-                with self.lock:
-                    fetch = self.mind.take()
-                if fetch is None:
-                    return False
-                self._core.io.wake()
-                self._open = fetch, records.walk(fetch.data)
-            fetch, batches = self._open
-            assigned = fetch.assigned
-            place = assigned.place
-            if assigned.life != fetch.life or place is None:
-                self._open = None
-                continue
-            try:
-                placed = next(batches, None)
-                if placed is not None:
-                    self._rest = messages_of(fetch.data, placed, place, fetch.begin)
-            except ZBrokerError as error:
-                self._open = None
-                self._undecodable(fetch, error)
-                continue
-            if placed is None:
-                assigned.position = fetch.next
-                self._open = None
-            elif self._rest:
-                return True
+    def _tell_left(self) -> None:
+        left, self._left = self._left, []
+        for done in left:
+            done()
 
-    def _undecodable(self, fetch: Fetch, error: ZBrokerError) -> None:
-        """The queue stops there, until a seek; the error is raised by `poll`."""
-        queue = fetch.assigned.queue
-        text = f"topic {queue.topic} queue {queue.queue}: {error}; seek beyond it to go on"
-        with self.lock:
-            self.mind.buffered_bytes -= fetch.assigned.seek(fetch.assigned.start)
-            fetch.assigned.stopped = True
-            self.mind.errors.append(make(error.code, text, **error.facts))
-
-    def _raise_errors(self) -> None:
-        with self.lock:
-            error = self.mind.errors.pop(0) if self.mind.errors else None
-        if error is not None:
-            raise error
+    def _see_brokers(self, sharing: Sharing, now: int) -> None:
+        """Tells the member of broker groups that have appeared; the finder looks every 30 s."""
+        brokers = self._core.session.places.brokers
+        if len(brokers) != self._brokers:
+            self._brokers = len(brokers)
+            sharing.membership.see(brokers, now)
 
     def _emit(self, out: Outgoing, now: int) -> None:
         core = self._core
         if isinstance(out, FetchOut):
-            if out.replaces is not None:
-                old = self._calls.pop(id(out.replaces), None)
-                if old is not None:
-                    core.session.drop(old)
-            deadline = now + out.request.wait_ms + limits.REPLY_GRACE_MS
-            self._calls[id(out)] = core.session.call(
-                out.worker, out.request, now, deadline,
-                lambda _, result, payload, now: self._fetched(out, result, payload, now),
-                wait_ms=out.request.wait_ms, retry=False,
+            self._call(
+                out, out.worker, out.request, out.request.wait_ms + limits.REPLY_GRACE_MS,
+                out.request.wait_ms, False,
             )
+        elif isinstance(out, Errand):
+            self._call(out, out.place, out.request, out.within_ms, out.wait_ms, out.retry)
         elif isinstance(out, LookUp):
             flow = progress_flows.starts(self._group, [one for one, _ in out.queues])
             deadline = now + int(limits.CLIENT_TIMEOUT_S * 1000)
@@ -217,15 +236,46 @@ class Inbox:
             topic = out.topic
             core.finder.want(
                 topic, now, now + limits.WAIT_MS_MAX,
-                lambda view, _: self._routed(topic, view), create=False, ready=False, patient=True,
+                lambda view, now: self._routed(topic, view, now), create=False, ready=False,
+                patient=True,
             )
+        elif isinstance(out, WantBrokers):
+            deadline = now + int(core.timeout_s * 1000)
+            core.flows.run(progress_flows.brokers(), now, deadline, self._seen)
         else:
             core.finder.refresh(now)
 
-    def _fetched(self, out: FetchOut, result: Any, payload: list[bytes], now: int) -> None:
-        self._calls.pop(id(out), None)
+    def _call(
+        self, out: FetchOut | Errand, place: Place, request: ops.Request, within_ms: int,
+        wait_ms: int, retry: bool,
+    ) -> None:
+        """Sends a request; the older one that it replaces is of no use any more."""
+        session = self._core.session
+        old = self._calls.pop(id(out.replaces), None)
+        if old is not None:
+            session.drop(old)
+
+        def done(_: Call, result: Any, payload: list[bytes], now: int) -> None:
+            self._calls.pop(id(out), None)
+            with self.lock:
+                if isinstance(out, FetchOut):
+                    self.mind.fetched(out, result, payload, now)
+                else:
+                    out.sender.answered(out, result, now)
+            self._announce()
+
+        self._calls[id(out)] = session.call(
+            place, request, self._now, self._now + within_ms, done, wait_ms=wait_ms, retry=retry
+        )
+
+    def _seen(self, result: Any) -> None:
+        assert self.sharing is not None
+        membership = self.sharing.membership
         with self.lock:
-            self.mind.fetched(out, result, payload, now)
+            if isinstance(result, ZBrokerError):
+                membership.unseen(result, self._now)
+            else:
+                membership.see(result.brokers, self._now)
         self._announce()
 
     def _looked_up(self, look: LookUp, result: Any) -> None:
@@ -233,19 +283,24 @@ class Inbox:
             self.mind.looked_up(look, result, self._now)
         self._announce()
 
-    def _routed(self, topic: str, view: TopicView | ZBrokerError) -> None:
+    def _routed(self, topic: str, view: TopicView | ZBrokerError, now: int) -> None:
         with self.lock:
-            self.mind.routed(topic, view)
+            if self.sharing is not None:
+                self.sharing.leasing.routed(topic, view, now)
+            else:
+                self.mind.routed(topic, view)
         self._announce()
 
     def _changed(self, names: set[str], now: int) -> None:
         for name in names:
             view = self._core.session.places.topic(name)
             if view is not None:
-                self._routed(name, view)
+                self._routed(name, view, now)
 
     def _announce(self) -> None:
+        """Wakes the thread for another look, and tells those who wait for something."""
         self._core.io.wake()
+        self._tell_joined()
         with self.lock:
             if not self._has_some():
                 return
@@ -253,3 +308,17 @@ class Inbox:
             self._some.notify_all()
         for callback in callbacks:
             callback()
+
+    def _tell_joined(self) -> None:
+        if not self._joined:
+            return
+        with self.lock:
+            sharing = self.sharing
+            error = self.closed
+            if error is None and (sharing is None or not sharing.membership.joined):
+                error = self.mind.errors.pop(0) if self.mind.errors else None
+                if error is None:
+                    return
+        waiting, self._joined = self._joined, []
+        for callback in waiting:
+            callback(error)

@@ -8,8 +8,10 @@ import msgspec
 
 from zbroker.client.admin_flows import by_worker, entry_of, queue_offsets
 from zbroker.client.assigned import Assigned, Start
-from zbroker.client.flow import Ask, Flow
-from zbroker.client.places import Place, QueuePlace
+from zbroker.client.errands import entry_bytes, fitting
+from zbroker.client.flow import Ask, Flow, Learn
+from zbroker.client.places import ENTRY, Place, Places, QueuePlace
+from zbroker.errors import ZBrokerError, make
 from zbroker.names import Queue
 from zbroker.wire import codec, ops
 
@@ -73,19 +75,63 @@ def committed(group: str, queues: list[QueuePlace]) -> Flow:
     found: dict[QueuePlace, Progress | None] = {}
     for (_, each), answer in zip(groups, answers):
         for place, row in zip(each, answer.entries):
-            found[place] = _progress(row)
+            found[place] = progress_of(row)
     return found
 
 
-def commit(group: str, entries: dict[QueuePlace, Progress]) -> Flow:
-    """Joins progress to the group's; by Queue, what it is now."""
-    groups = by_worker(list(entries))
-    answers = yield [_commit(group, worker, each, entries) for worker, each in groups]
-    found: dict[Queue, Progress | None] = {}
-    for (_, each), answer in zip(groups, answers):
-        for place, row in zip(each, answer.entries):
-            found[Queue(place.topic, place.queue, place.broker)] = _progress(row)
+def commit(
+    group: str, session: str, entries: list[ops.CommitEntry], places: list[QueuePlace]
+) -> Flow:
+    """Joins progress to the group's.
+
+    Args:
+        group: its name.
+        session: of the member, "" where no entry has a token.
+        entries: what is done of which queue.
+        places: the queue of each entry.
+
+    Returns:
+        One row an entry: ops.Committed, or a ZBrokerError.
+    """
+    groups: dict[Place, list[int]] = {}
+    for at, place in enumerate(places):
+        groups.setdefault(Place(place.broker, place.shard), []).append(at)
+    parts = [
+        (worker, part)
+        for worker, rows in groups.items()
+        for part in fitting(
+            rows, lambda at: entry_bytes(entries[at].topic, len(entries[at].ranges))
+        )
+    ]
+    answers = yield [
+        Ask(
+            worker,
+            ops.Commit(
+                id=0, group=group, entries=[entries[at] for at in part], session=session
+            ),
+            keep=True,
+        )
+        for worker, part in parts
+    ]
+    found: list[Any] = [None] * len(entries)
+    for (_, part), answer in zip(parts, answers):
+        for row, at in enumerate(part):
+            found[at] = answer
+            if not isinstance(answer, ZBrokerError):
+                error = answer.entries[row].error
+                found[at] = answer.entries[row] if error is None else codec.error_from(error)
     return found
+
+
+def brokers() -> Flow:
+    """What is known of broker groups: asks if none is."""
+    places: Places = yield Learn()
+    if not places.brokers:
+        [answer] = yield [Ask(ENTRY, ops.Routes(id=0, topics=[]))]
+        places.merge(answer)
+        if not places.brokers:
+            raise make("NOT_READY", "no broker has registered at the NameServer yet")
+    return places
 
 
 def lag(positions: dict[QueuePlace, int]) -> Flow:
@@ -102,20 +148,8 @@ def lag(positions: dict[QueuePlace, int]) -> Flow:
     }
 
 
-def _commit(
-    group: str, worker: Place, queues: list[QueuePlace], entries: dict[QueuePlace, Progress]
-) -> Ask:
-    rows = [
-        ops.CommitEntry(
-            place.topic, place.queue, entries[place].next, list(entries[place].acked),
-            place.topic_id,
-        )
-        for place in queues
-    ]
-    return Ask(worker, ops.Commit(id=0, group=group, entries=rows))
-
-
-def _progress(row: ops.Committed) -> Progress | None:
+def progress_of(row: ops.Committed) -> Progress | None:
+    """The progress of a row, None if there is none yet; raises its error."""
     if row.error is not None:
         raise codec.error_from(row.error)
     return Progress.of(row.next, row.ranges) if row.next >= 0 else None

@@ -17,7 +17,14 @@ from zbroker.wire import ops
 from zbroker.wire.route_table import RouteTable
 
 DIRECTORY_SHARD = 0
-_Named = ops.BatchEntry | ops.FetchEntry | ops.QueueEntry | ops.CommitEntry
+_Named = (
+    ops.BatchEntry | ops.FetchEntry | ops.QueueEntry | ops.CommitEntry | ops.HeldEntry
+    | ops.ReleaseEntry | ops.NackEntry | ops.ResetEntry
+)
+_WITH_ENTRIES = (ops.Commit, ops.Release, ops.Nack)
+_WITH_QUEUES = (
+    ops.Fetch, ops.Offsets, ops.Progress, ops.Acquire, ops.Renew, ops.Reset, ops.Lag,
+)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -116,9 +123,9 @@ class DirectoryCopy:
         """
         if isinstance(request, ops.Produce):
             return self._shard_for_produce(request)
-        if isinstance(request, ops.Commit):
+        if isinstance(request, _WITH_ENTRIES):
             return self.shard_of(request.entries)
-        assert isinstance(request, ops.Fetch | ops.Offsets | ops.Progress)
+        assert isinstance(request, _WITH_QUEUES)
         return self.shard_of(request.queues)
 
     def _shard_for_produce(self, request: ops.Produce) -> int:

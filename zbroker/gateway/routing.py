@@ -177,7 +177,8 @@ class Gateway:
     def _to_directory(self, event: Arrived, now: int) -> None:
         if isinstance(event.request, ops.Confirm):
             raise make("DENIED", "confirm is for workers: it comes through the inner door only")
-        self._forward(event, DIRECTORY_SHARD, now)
+        asked = event.request.shard
+        self._forward(event, asked if asked >= 0 else DIRECTORY_SHARD, now)
 
     def _not_here(self, event: Arrived, now: int) -> None:
         name = ops.BY_REQUEST[type(event.request)].name

@@ -2,22 +2,25 @@
 
 Periodic commits are held and merged into one PROGRESS record; the answer waits for that record and
 says when to commit next, and the interval stretches so that progress stays within its budget of the
-log (COUNTEREXAMPLES 1.10). An urgent commit goes with the turn that it came in.
+log (COUNTEREXAMPLES 1.10). An urgent commit goes with the turn that it came in; acknowledgements on
+a fetch are commits that nobody waits for. While a member holds the lease of a queue, only its token
+moves the group's progress there (4.2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from zbroker import errors, limits
-from zbroker.errors import OffsetOutOfRange, ZBrokerError
+from zbroker.errors import ZBrokerError
 from zbroker.names import check_group
 from zbroker.shard.answers import Answers
-from zbroker.shard.groups import LocalGroups
+from zbroker.shard.groups import LocalGroup, LocalGroups
+from zbroker.shard.held import HeldProgress
 from zbroker.shard.journal import Journal
-from zbroker.shard.progress import NOTHING, Mark, ProgressTable
-from zbroker.shard.topics import LocalTopics, QueueState
+from zbroker.shard.leases import Leasing
+from zbroker.shard.progress import ProgressTable
+from zbroker.shard.topics import LocalTopics
 from zbroker.store.record import Kind
 from zbroker.wire import codec, ops
 from zbroker.wire.frames import Arrived
@@ -50,7 +53,12 @@ class Budget:
 
 
 class Committing:
-    """Decides `commit` and `progress`."""
+    """Decides `commit` and `progress`, and takes the acknowledgements of fetches.
+
+    Args:
+        held: what is merged and not yet written.
+        leasing: knows who may commit where.
+    """
 
     def __init__(
         self,
@@ -58,12 +66,13 @@ class Committing:
         topics: LocalTopics,
         groups: LocalGroups,
         table: ProgressTable,
+        held: HeldProgress,
+        leasing: Leasing,
         answers: Answers,
     ) -> None:
         self._journal, self._topics, self._groups = journal, topics, groups
-        self._table, self._answers = table, answers
+        self._table, self._held, self._leasing, self._answers = table, held, leasing, answers
         self.budget = Budget()
-        self._held: dict[tuple[int, int], Mark] = {}
         self._waiting: list[tuple[Arrived, list[ops.Committed]]] = []
         self._waiting_bytes = 0
         self._due_ms: int | None = None
@@ -72,60 +81,83 @@ class Committing:
         """Joins progress; answers when it is on disk."""
         request = event.request
         assert type(request) is ops.Commit
+        if request.session:
+            self._leasing.alive(request.session, now)
         try:
             if self._waiting_bytes > limits.COMMITS_HELD_BYTES_MAX:
                 raise errors.make("BUSY", "too many commits wait to be written")
-            group_id = self._group_id(request.group, now)
+            group = self.group(request.group, now)
         except ZBrokerError as error:
             self._answers.refuse(event, error)
             return
-        rows = [self._join(group_id, entry) for entry in request.entries]
+        rows = [self._join(group, request.session, entry) for entry in request.entries]
         self._waiting.append((event, rows))
         ranges = sum(len(row.ranges) for row in rows)
         self._waiting_bytes += limits.COMMIT_HEADER_TIMES * len(event.header)
         self._waiting_bytes += limits.COMMIT_RANGE_BYTES * ranges
         event.header, event.payload = b"", []
+        self._plan(now, request.urgent)
+
+    def take_acks(self, request: ops.Fetch, now: int) -> dict[int, dict[str, Any]]:
+        """Joins the acknowledgements of a fetch, as those of a commit that is not urgent.
+
+        Returns:
+            An error for each that is refused, by the place of its queue in the request; those of
+            queues that are not fetched come behind them, in the order of `acks`.
+        """
+        refused: dict[int, dict[str, Any]] = {}
+        for number, entry in enumerate(request.acks):
+            try:
+                row = self._join(self.group(request.group, now), request.member, entry)
+                error = row.error
+            except ZBrokerError as refusal:
+                error = codec.error_fields(refusal)
+            if error is not None:
+                refused[_place(request, entry, number)] = error
+        self._plan(now, urgent=False)
+        return refused
+
+    def _plan(self, now: int, urgent: bool) -> None:
+        """What is held is written now, or within the interval."""
         many = (
             len(self._waiting) >= limits.REPLIES_HELD_MAX
-            or self.pending_bytes() > limits.PROGRESS_HELD_BYTES
+            or self._held.bytes > limits.PROGRESS_HELD_BYTES
             or self._waiting_bytes > limits.COMMITS_HELD_BYTES_MAX
         )
-        due_ms = now if request.urgent or many else now + self.budget.interval_ms
+        due_ms = now if urgent or many else now + self.budget.interval_ms
         self._due_ms = due_ms if self._due_ms is None else min(due_ms, self._due_ms)
 
-    def _group_id(self, name: str, now: int) -> int:
-        known = self._groups.number_of(name)
-        if not known:
-            known = self._groups.next_number
-            check_group(name)
-            if len(self._groups.by_name) >= limits.GROUPS_MAX:
-                raise errors.make(
-                    "TOO_LARGE",
-                    f"{limits.GROUPS_MAX} groups exist, no more fit",
-                    limit=limits.GROUPS_MAX,
-                )
-            self._journal.write(Kind.GROUP, now, queue_id=known, meta=name)
-        return known
+    def group(self, name: str, now: int) -> LocalGroup:
+        """The group of that name, made if only its progress will be known here.
 
-    def _join(self, group_id: int, entry: ops.CommitEntry) -> ops.Committed:
+        Raises:
+            ZBrokerError: INVALID_ARGUMENT (no name of a group), TOO_LARGE (too many groups).
+        """
+        known = self._groups.by_name.get(name)
+        if known is not None:
+            return known
+        check_group(name)
+        if len(self._groups.by_name) >= limits.GROUPS_MAX:
+            raise errors.make(
+                "TOO_LARGE",
+                f"{limits.GROUPS_MAX} groups exist, no more fit",
+                limit=limits.GROUPS_MAX,
+            )
+        self._journal.write(Kind.GROUP, now, queue_id=self._groups.next_number, meta=name)
+        return self._groups.by_name[name]
+
+    def _join(
+        self, group: LocalGroup, session: str, entry: ops.CommitEntry
+    ) -> ops.Committed:
         try:
             queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
-            _check(queue, entry)
-            key = (group_id, queue.id)
-            before = self._held.get(key) or self._table.get(group_id, queue.id)
-            joined = (before or NOTHING).join(entry.next, entry.ranges)
-            if len(joined.ranges) > limits.PROGRESS_RANGES_MAX:
-                raise errors.make(
-                    "TOO_MANY_RANGES",
-                    f"{entry.topic}/{entry.queue}: {len(joined.ranges)} acknowledged ranges, at "
-                    f"most {limits.PROGRESS_RANGES_MAX}",
-                    limit=limits.PROGRESS_RANGES_MAX,
-                )
+            lease = self._leasing.check(group, queue, session, entry.token)
+            joined = self._held.join(group.number, queue, entry.next, entry.ranges)
         except ZBrokerError as error:
             return ops.Committed(error=codec.error_fields(error))
-        if before is None or joined.row() != before.row():
-            self._held[key] = joined
-        return ops.Committed(next=joined.next, ranges=joined.ranges)
+        self._held.hold(group.number, queue.id, joined)
+        wanted = lease is not None and self._leasing.tell(lease)
+        return ops.Committed(next=joined.next, ranges=joined.ranges, wanted=wanted)
 
     def decide_progress(self, event: Arrived, now: int) -> None:
         """Reads the committed progress; held commits are written first."""
@@ -172,50 +204,21 @@ class Committing:
     def flush(self, now: int) -> None:
         """Writes all held commits as one record; their answers wait for it."""
         self._due_ms = None
-        if self._held:
-            by_id = self._topics.by_id
-            entries = [
-                (group_id, queue_id, mark.row())
-                for (group_id, queue_id), mark in self._held.items()
-                if queue_id in by_id
-            ]
-            self._held.clear()
-            for chunk in _chunks(entries):
-                record = self._journal.write(Kind.PROGRESS, now, body=chunk)
-                self.budget.spent(record.length, self._journal.log.end, now)
+        size = self._held.write(now)
+        if size:
+            self.budget.spent(size, self._journal.log.end, now)
         for event, rows in self._take_waiting():
             result = ops.CommitResult(entries=rows, commit_after_ms=self.budget.interval_ms)
-            self._answers.stored(event, result)
+            refuses = any(row.error for row in rows)  # which tells of state, in async too
+            (self._answers.at_mark if refuses else self._answers.stored)(event, result)
 
     def pending_bytes(self) -> int:
         """A bound for the size of the record that holds what is held now."""
-        ranges = sum(len(mark.ranges) for mark in self._held.values())
-        return limits.PROGRESS_ENTRY_BYTES * len(self._held) + 18 * ranges
+        return self._held.bytes
 
 
-def _check(queue: QueueState, entry: ops.CommitEntry) -> None:
-    highest = entry.next
-    for first, end in entry.ranges:
-        if first >= end:
-            raise errors.InvalidArgument(f"range [{first}, {end}) is empty or goes back")
-        highest = max(highest, end)
-    end = queue.visible  # what is not on disk nobody has seen, and a crash may take it back
-    if highest > end:
-        raise OffsetOutOfRange(
-            f"{queue.topic}/{queue.number}: progress to {highest}, the queue ends at {end}",
-            min=0,
-            max=end,
-        )
-
-
-def _chunks(entries: list[Any]) -> Iterable[list[Any]]:
-    chunk: list[Any] = []
-    numbers = 0
-    for entry in entries:
-        chunk.append(entry)
-        numbers += len(entry[2]) + 2
-        if numbers >= limits.PROGRESS_RECORD_NUMBERS:
-            yield chunk
-            chunk, numbers = [], 0
-    if chunk:
-        yield chunk
+def _place(request: ops.Fetch, ack: ops.CommitEntry, number: int) -> int:
+    for at, entry in enumerate(request.queues):
+        if (entry.topic, entry.queue) == (ack.topic, ack.queue):
+            return at
+    return len(request.queues) + number

@@ -22,6 +22,39 @@ from zbroker.wire import ops
 _decode = msgspec.msgpack.Decoder().decode
 
 
+class Changes:
+    """In which order rows of the directory changed, topics and groups: what followers ask for.
+
+    Attributes:
+        version: grows with each change in this process life.
+        at: version of the last change of each id, in that order.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.at: dict[str, int] = {}
+
+    def touch(self, row_id: str) -> None:
+        """The row of that id has changed, or ended."""
+        self.version += 1
+        self.at.pop(row_id, None)
+        self.at[row_id] = self.version
+
+    def forget(self, row_id: str) -> None:
+        """Its end is not told any more."""
+        del self.at[row_id]
+
+    def since(self, version: int) -> list[str]:
+        """Ids that changed after `version`, oldest change first."""
+        found = []
+        for row_id in reversed(self.at):
+            if self.at[row_id] <= version:
+                break
+            found.append(row_id)
+        found.reverse()
+        return found
+
+
 class TopicRow(msgspec.Struct, array_like=True):
     """A topic as it stands in a TOPIC record and in a checkpoint.
 
@@ -53,21 +86,22 @@ class EndedRow(msgspec.Struct, array_like=True):
 class TopicTable:
     """All topics of a broker group; empty on every shard but 0.
 
+    Args:
+        changes: where each change is noted.
+
     Attributes:
         queues: of all topics, counted.
-        version: grows with each change in this process life.
-        changed: version of the last change of each id, in that order; what followers ask for.
         end_waits: by ended id, the shards that have not confirmed the end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Changes) -> None:
+        self.changes = changes
         self.by_name: dict[str, TopicRow] = {}
         self.by_id: dict[str, TopicRow] = {}
         self.ended: dict[str, EndedRow] = {}
         self.ended_names: dict[str, int] = {}
         self.end_waits: dict[str, set[int]] = {}
-        self.queues = self.version = 0
-        self.changed: dict[str, int] = {}
+        self.queues = 0
 
     def apply_topic(self, record: Record) -> None:
         """TOPIC: created, changed, confirmed or adopted."""
@@ -77,12 +111,7 @@ class TopicTable:
         before = self.by_id.get(row.id)
         self.queues += len(row.placed) - (len(before.placed) if before is not None else 0)
         self.by_name[row.name] = self.by_id[row.id] = row
-        self._touch(row.id)
-
-    def _touch(self, topic_id: str) -> None:
-        self.version += 1
-        self.changed.pop(topic_id, None)
-        self.changed[topic_id] = self.version
+        self.changes.touch(row.id)
 
     def apply_end(self, record: Record) -> None:
         """TOPIC_END: deleted."""
@@ -98,7 +127,7 @@ class TopicTable:
         self.ended[row.id] = row
         self.ended_names[row.name] = row.ended_ms
         self.end_waits[row.id] = {shard for shard in row.placed if shard >= 0}
-        self._touch(row.id)
+        self.changes.touch(row.id)
 
     def _forget(self, time_ms: int) -> None:
         oldest_ms = time_ms - limits.DELETED_NAME_MS
@@ -107,7 +136,8 @@ class TopicTable:
                 return  # in order of their ends
             if self.end_waits[row.id]:
                 continue
-            del self.ended[row.id], self.end_waits[row.id], self.changed[row.id]
+            del self.ended[row.id], self.end_waits[row.id]
+            self.changes.forget(row.id)
             if self.ended_names.get(row.name) == row.ended_ms:
                 del self.ended_names[row.name]
 
@@ -138,28 +168,7 @@ class TopicTable:
                 shard if number in confirmed else -1 for number, shard in enumerate(row.placed)
             ],
             key_queues=row.key_queues,
-            version=self.changed.get(row.id, 0),
+            version=self.changes.at.get(row.id, 0),
             settings=row.settings,
             placed=row.placed if placed else [],
         )
-
-    def since(self, version: int) -> tuple[list[str], bool]:
-        """Ids that changed after `version`, oldest change first, and whether there are more.
-
-        As many as one answer holds, and one at least.
-        """
-        found = []
-        for topic_id in reversed(self.changed):
-            if self.changed[topic_id] <= version:
-                break
-            found.append(topic_id)
-        found.reverse()
-        queues = 0
-        for number, topic_id in enumerate(found):
-            row = self.by_id.get(topic_id)
-            queues += len(row.placed) if row is not None else 0
-            if number and (
-                queues > limits.FOLLOW_QUEUES_MAX or number >= limits.FOLLOW_TOPICS_MAX
-            ):
-                return found[:number], True
-        return found, False

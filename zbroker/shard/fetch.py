@@ -1,88 +1,33 @@
 """Fetching many queues in one long poll.
 
-A fetch looks at the mark: nothing is read that is not on disk (COUNTEREXAMPLES 2.2). When no queue
-has something new the poll is parked at its queues and woken by the turn that brings something.
-One poll a session: a newer one ends the older (2.6). Bytes that are not in the page cache are read
-ahead by the hand's helper while the poll waits, so old readers never stop the loop. A filter that
-drops everything still advances, and a poll that ends by time reports how far.
+A fetch looks at the mark: nothing is read that is not on disk (COUNTEREXAMPLES 2.2), and that a lease
+has ended is told when that is on disk (2.1). When no queue has something new the poll is parked at
+its queues and woken by the turn that brings something. One poll a session: a newer one ends the
+older (2.6). Bytes that are not in the page cache are read ahead by the hand's helper while the poll
+waits, so old readers never stop the loop. A filter that drops everything still advances, and a poll
+that ends by time reports how far.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-
-import msgspec
+from functools import partial
 
 from zbroker import errors, limits
 from zbroker.errors import OffsetOutOfRange, ZBrokerError
 from zbroker.shard import selecting
 from zbroker.shard.answers import Answers
+from zbroker.shard.cold import ColdRead
+from zbroker.shard.committing import Committing
+from zbroker.shard.groups import LocalGroups
+from zbroker.shard.lease_table import Lease
+from zbroker.shard.leases import Leasing
+from zbroker.shard.poll import Cold, Poll, Reply
 from zbroker.shard.topics import LocalTopics, QueueState
 from zbroker.store.commit_log import CommitLog
-from zbroker.wire import codec, message, ops
+from zbroker.wire import codec, ops
 from zbroker.wire.frames import Arrived
-
-_encode = msgspec.json.Encoder().encode
-
-
-class Cold(Exception):
-    """The bytes at (position, length) are not in the page cache."""
-
-    def __init__(self, position: int, length: int) -> None:
-        super().__init__(position, length)
-        self.position, self.length = position, length
-
-
-class Poll:
-    """One fetch while it is served: where each of its queues is."""
-
-    __slots__ = ("bits", "event", "force", "offsets", "queues", "size", "tags", "until_ms")
-
-    def __init__(self, event: Arrived, request: ops.Fetch, now: int) -> None:
-        self.event, self.until_ms = event, now + request.wait_ms
-        self.size = len(event.header)
-        event.header, event.payload = b"", []  # while it waits nobody needs them
-        self.offsets = [entry.offset for entry in request.queues]
-        self.queues: list[QueueState] = []
-        self.tags = frozenset(request.tags)
-        self.bits = message.bits_of(self.tags) if request.tags else 0
-        self.force = False  # read from the disk and wait for it: the helper has just been there
-
-    @property
-    def session(self) -> str:
-        """Whose poll it is, "" for nobody's."""
-        return self.event.request.session  # type: ignore[union-attr]
-
-
-class Reply:
-    """The answer of a fetch while it is put together."""
-
-    __slots__ = ("frames", "header_room", "messages", "most", "plain", "raw_room", "room", "rows")
-
-    def __init__(self, request: ops.Fetch) -> None:
-        self.rows: list[ops.Fetched] = []
-        self.frames: list[bytes] = []
-        self.messages: list[ops.PlainFetched] = []
-        self.plain = request.form == "plain"
-        self.room = max(1, min(request.max_bytes, limits.FETCH_BYTES_MAX))
-        self.raw_room = limits.FETCH_RAW_BYTES_MAX
-        self.header_room = limits.ROUTES_COST_MAX
-        most = limits.PLAIN_FETCH_MESSAGES_MAX
-        self.most = min(request.max_messages or most, most)
-
-    @property
-    def full(self) -> bool:
-        """No further message may come in."""
-        return self.room <= 0 or (self.plain and (self.most <= 0 or self.header_room <= 0))
-
-    def take(self, facts: ops.PlainFetched, body: bytes) -> None:
-        """Takes one plain message in; it counts against all bounds."""
-        self.messages.append(facts)
-        self.frames.append(body)
-        self.room -= len(body)
-        self.most -= 1
-        self.header_room -= len(_encode(facts))
 
 
 class Fetching:
@@ -92,10 +37,22 @@ class Fetching:
         log: where the bytes are.
         topics: the queues of this shard.
         answers: where replies go.
+        groups: the consumer groups of this shard.
+        leasing: knows who may fetch under a token.
+        committing: takes the acknowledgements that ride along.
     """
 
-    def __init__(self, log: CommitLog, topics: LocalTopics, answers: Answers) -> None:
+    def __init__(
+        self,
+        log: CommitLog,
+        topics: LocalTopics,
+        answers: Answers,
+        groups: LocalGroups,
+        leasing: Leasing,
+        committing: Committing,
+    ) -> None:
         self._log, self._topics, self._answers = log, topics, answers
+        self._groups, self._leasing, self._committing = groups, leasing, committing
         self._sessions: dict[str, Poll] = {}
         self._parked: dict[Poll, None] = {}
         self._times: list[tuple[int, int, Poll]] = []
@@ -120,6 +77,11 @@ class Fetching:
             )
             return
         poll = Poll(event, request, now)
+        if request.member:
+            self._leasing.alive(request.member, now)
+        if request.acks:
+            poll.refused = self._committing.take_acks(request, now)
+            request.acks = []
         if request.session:
             older = self._sessions.pop(request.session, None)
             if older is not None:
@@ -164,7 +126,8 @@ class Fetching:
                 if offset != request.queues[at].offset
             ]
         result = ops.FetchResult(queues=reply.rows, messages=reply.messages)
-        self._answers.now(poll.event, result, reply.frames)
+        answer = self._answers.at_mark if reply.fenced else self._answers.now
+        answer(poll.event, result, reply.frames)
 
     # --- filling a reply --------------------------------------------------------------------------
 
@@ -175,17 +138,38 @@ class Fetching:
         self._turn += 1
         first = self._turn % len(entries)
         looked: list[QueueState | None] = [None] * len(entries)
+        group = self._groups.by_name.get(request.group) if request.member else None
+        for at, refusal in poll.refused.items():
+            reply.refuse(at, refusal)
         for step in range(len(entries)):
             at = (first + step) % len(entries)
             entry = entries[at]
+            if at in poll.refused:
+                continue
             try:
                 queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
                 looked[at] = queue
+                lease = None
+                if entry.token:
+                    lease = self._leasing.check(group, queue, request.member, entry.token)
                 if not reply.full and reply.raw_room > 0:
                     self._one(poll, reply, at, queue, request)
+                if lease is not None and lease.wanted is not None:
+                    self._tell(lease, poll, reply, at, queue)
             except ZBrokerError as error:
-                reply.rows.append(ops.Fetched(at=at, error=codec.error_fields(error)))
+                reply.refuse(at, codec.error_fields(error))
         poll.queues = [queue for queue in looked if queue is not None]
+
+    def _tell(
+        self, lease: Lease, poll: Poll, reply: Reply, at: int, queue: QueueState
+    ) -> None:
+        """The holder of a lease hears at once that others want it."""
+        if not self._leasing.tell(lease):
+            return
+        rows = reply.rows
+        if not rows or rows[-1].at != at:
+            rows.append(ops.Fetched(at=at, next=poll.offsets[at], max=queue.visible))
+        rows[-1].wanted = True
 
     def _one(
         self, poll: Poll, reply: Reply, at: int, queue: QueueState, request: ops.Fetch
@@ -362,7 +346,10 @@ class Fetching:
 
     def _end(self, poll: Poll) -> None:
         self._unpark(poll)
-        self._send(poll, Reply(poll.event.request))  # type: ignore[arg-type]
+        reply = Reply(poll.event.request)  # type: ignore[arg-type]
+        for at, refusal in poll.refused.items():
+            reply.refuse(at, refusal)
+        self._send(poll, reply)
 
     def wake(self, queues: list[QueueState], now: int) -> None:
         """Serves the polls that wait for these queues, which have grown or ended."""
@@ -373,9 +360,16 @@ class Fetching:
             self._unpark(poll)
             self.serve(poll, now)
 
-    def take_cold(self) -> list[tuple[Poll, int, int]]:
-        """Polls whose bytes the helper must read ahead: (poll, position, length)."""
-        cold = [(poll, *span) for poll, span in self._cold.items()]
+    def serve_member(self, queue: QueueState, member: str, now: int) -> None:
+        """Serves the polls of a member that wait for a queue: its lease of it has changed."""
+        for poll in list(queue.waiters):
+            if poll.event.request.member == member:
+                self._unpark(poll)
+                self.serve(poll, now)
+
+    def take_cold(self) -> list[ColdRead]:
+        """What the helper must read ahead, for each poll that waits for it."""
+        cold = [ColdRead([span], partial(self.warmed, poll)) for poll, span in self._cold.items()]
         self._warming.update(dict.fromkeys(self._cold))
         self._cold.clear()
         return cold

@@ -1,4 +1,4 @@
-"""How a shard follows the directory: ask, write its own QUEUE records, confirm once on disk.
+"""How a shard follows the directory: ask, write its own records, confirm once they are on disk.
 
 Shard 0 is its own directory and takes the same steps without a socket. A shard that has heard a
 full listing offers back what the directory does not know (COUNTEREXAMPLES 1.3).
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from zbroker import limits
 from zbroker.shard.answers import Answers
+from zbroker.shard.births import Births
 from zbroker.shard.journal import Journal
 from zbroker.shard.topics import LocalTopic, LocalTopics
 from zbroker.store.record import Kind
@@ -22,11 +23,16 @@ _PING = "ping"
 
 
 class Following:
-    """Keeps the queues of one shard as the directory placed them.
+    """Keeps the queues and groups of one shard as the directory has them.
 
     Args:
         broker: name of the broker group.
+        births: writes what is told of groups.
         on_end: called before queues end, so that their readers can be told.
+        has_room: whether the log has room for so many bytes of state.
+
+    Attributes:
+        bytes_wanted: room in the log that must be there before the next answer is taken.
     """
 
     def __init__(
@@ -35,10 +41,14 @@ class Following:
         topics: LocalTopics,
         answers: Answers,
         broker: str,
+        births: Births,
         on_end: Callable[[str], None],
+        has_room: Callable[[int], bool],
     ) -> None:
         self._journal, self._topics, self._answers = journal, topics, answers
-        self._broker, self._on_end = broker, on_end
+        self._broker, self._births, self._on_end = broker, births, on_end
+        self._has_room = has_room
+        self.bytes_wanted = limits.STATE_REQUEST_BYTES
         self._version, self._boot = 0, ""
         self._listed: dict[str, None] | None = None
         self._asked: tuple[str, int] = ("", 0)
@@ -128,6 +138,11 @@ class Following:
         self._taken(codec.decode_result("follow", reply.result), now)
 
     def _taken(self, told: ops.FollowResult, now: int) -> None:
+        self.bytes_wanted = limits.STATE_REQUEST_BYTES + self._births.bytes_of(told.groups)
+        if not self._has_room(self.bytes_wanted):
+            self.ask_again(now)
+            return
+        self.bytes_wanted = limits.STATE_REQUEST_BYTES
         if told.full:
             self._listed = {}
         have: list[tuple[str, list[int]]] = []
@@ -142,13 +157,20 @@ class Following:
             if self._listed is not None:
                 self._listed[topic_id] = None
             self.end(topic_id, now)
+        for name, group_id in told.ended_groups:
+            self._births.end(name, group_id, now)
+        for group in told.groups:
+            self._births.take(group, now)
         self._version, self._boot = told.version, told.boot
         if self._listed is not None and not told.more:
             for topic in self._topics.unknown_to(self._listed):
                 adopt.append(self._offer(topic, list(topic.queues)))
             self._listed = None
-        if have or told.deleted or adopt:
-            self._to_confirm = (self._journal.log.end, self._confirms(have, told.deleted, adopt))
+        confirms = self._confirms(have, told.deleted, adopt)
+        if told.groups or told.ended_groups:
+            confirms.append(self._confirm_of_groups(told))
+        if confirms:
+            self._to_confirm = (self._journal.log.end, confirms)
         elif not told.more:
             self.synced = True
 
@@ -174,12 +196,22 @@ class Following:
         self, have: list[tuple[str, list[int]]], ended: list[str], adopt: list[ops.TopicRoute]
     ) -> list[ops.Confirm]:
         """What fits into a header each; what is offered comes in further ones."""
+        if not (have or ended or adopt):
+            return []
         shard, step = self._topics.shard, limits.ADOPT_TOPICS_MAX
         first = ops.Confirm(id=0, shard=shard, have=have, ended=ended, adopt=adopt[:step])
         return [first, *(
             ops.Confirm(id=0, shard=shard, adopt=adopt[at : at + step])
             for at in range(step, len(adopt), step)
         )]
+
+    def _confirm_of_groups(self, told: ops.FollowResult) -> ops.Confirm:
+        return ops.Confirm(
+            id=0,
+            shard=self._topics.shard,
+            groups=[(group.group_id, group.version) for group in told.groups],
+            ended_groups=told.ended_groups,
+        )
 
     def durable(self, mark: int, now: int) -> None:
         """What was written for the directory is on disk: confirm it."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from zbroker import limits
+from zbroker.names import retry_topic
 from zbroker.store.record import Record
 
 _decode = msgspec.msgpack.Decoder().decode
@@ -38,12 +40,19 @@ class LocalGroup(msgspec.Struct):
 
 
 class LocalGroups:
-    """All groups of this shard."""
+    """All groups of this shard.
+
+    Attributes:
+        readers: by topic, numbers of the groups that subscribe to it.
+        ended: ids of groups that have ended here.
+    """
 
     def __init__(self) -> None:
         self.by_name: dict[str, LocalGroup] = {}
         self.by_number: dict[int, LocalGroup] = {}
+        self.readers: dict[str, dict[int, None]] = {}
         self.next_number = 1
+        self.ended: dict[str, None] = {}
 
     def apply_group(self, record: Record) -> LocalGroup:
         """GROUP: a group is known here, or has another row; meta is its name or a whole row."""
@@ -52,16 +61,39 @@ class LocalGroups:
         return self._put(LocalGroup(record.queue_id, *row))
 
     def _put(self, group: LocalGroup) -> LocalGroup:
+        self._unread(self.by_number.get(group.number))
         self.by_name[group.name] = self.by_number[group.number] = group
+        for topic in _topics(group):
+            self.readers.setdefault(topic, {})[group.number] = None
         self.next_number = max(self.next_number, group.number + 1)
         return group
 
+    def _unread(self, group: LocalGroup | None) -> None:
+        if group is None:
+            return
+        for topic in _topics(group):
+            readers = self.readers[topic]
+            del readers[group.number]
+            if not readers:
+                del self.readers[topic]
+
     def apply_end(self, record: Record) -> int:
-        """GROUP_END: the group of that number has ended; returns it."""
+        """GROUP_END: the group of that number has ended; returns it.
+
+        The number is 0 if nothing was known here of the group whose id has ended.
+        """
+        self._unread(self.by_number.get(record.queue_id))
         group = self.by_number.pop(record.queue_id, None)
         if group is not None and self.by_name.get(group.name) is group:
             del self.by_name[group.name]
+        if record.meta:
+            self._note_ended(_decode(record.meta))
         return record.queue_id
+
+    def _note_ended(self, group_id: str) -> None:
+        self.ended[group_id] = None
+        if len(self.ended) > limits.ENDED_GROUPS_KEPT:
+            del self.ended[next(iter(self.ended))]
 
     def number_of(self, name: str) -> int:
         """The number of a group, 0 if it is unknown here."""
@@ -69,17 +101,23 @@ class LocalGroups:
         return group.number if group is not None else 0
 
     def rows(self) -> Iterator[list[Any]]:
-        """The groups in a checkpoint, and last the number that must not be used again."""
+        """The groups in a checkpoint, and last what must not be used again."""
         for group in self.by_number.values():
             yield [
                 group.number, group.name, group.id, group.version, group.subscription,
                 group.births,
             ]
-        yield [self.next_number]
+        yield [self.next_number, list(self.ended)]
 
     def restore(self, row: list[Any]) -> None:
         """Takes one row of a checkpoint."""
-        if len(row) == 1:
+        if len(row) == 2:
             self.next_number = max(self.next_number, row[0])
+            self.ended = dict.fromkeys(row[1])
         else:
             self._put(LocalGroup(*row))
+
+
+def _topics(group: LocalGroup) -> list[str]:
+    """What the group reads: with a subscription its retries belong to it by themselves."""
+    return [*group.subscription, retry_topic(group.name)] if group.id else []

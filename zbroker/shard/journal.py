@@ -14,7 +14,7 @@ import msgspec
 from zbroker import limits
 from zbroker.shard.topics import QueueState
 from zbroker.store.commit_log import CommitLog
-from zbroker.store.record import HEADER_BYTES, MORE, Kind, Record, padded
+from zbroker.store.record import CARRIED, HEADER_BYTES, MORE, Kind, Record, padded
 from zbroker.wire import batch
 
 _SETTLES = frozenset({Kind.QUEUE_END, Kind.GROUP})
@@ -48,12 +48,13 @@ class Journal:
         wall_offset_ms: what makes store time out of the loop's monotonic `now`.
 
     Attributes:
+        offset_ms: the same; a test's clock moves it, store time follows but never back.
         time_ms: store time of the open turn; never decreases.
         size: bytes of batches gathered and not yet appended.
     """
 
     def __init__(self, log: CommitLog, state: Applies, wall_offset_ms: int) -> None:
-        self.log, self._state, self._offset_ms = log, state, wall_offset_ms
+        self.log, self._state, self.offset_ms = log, state, wall_offset_ms
         self.time_ms = log.last_time_ms
         self.size = 0
         self._credit = 0
@@ -65,8 +66,17 @@ class Journal:
         """Store time of the open turn, which begins with the first call."""
         if not self._open:
             self._open = True
-            self.time_ms = max(self.time_ms, now + self._offset_ms)
+            self.time_ms = max(self.time_ms, now + self.offset_ms)
         return self.time_ms
+
+    def when(self, time_ms: int) -> int | None:
+        """The monotonic time at which a turn has this store time, in milliseconds.
+
+        None while a turn is open that is too early: it has one time, and its end wakes the loop.
+        """
+        if self._open and self.time_ms < time_ms:
+            return None
+        return time_ms - self.offset_ms
 
     def spend(self, size: int) -> bool:
         """Takes `size` bytes from the credit that `admits` gave in this turn, if it is enough."""
@@ -133,7 +143,9 @@ class Journal:
         meta: Any = None,
         body: Any = None,
         raw_meta: bytes = b"",
+        raw_body: bytes = b"",
         more: bool = False,
+        carried: bool = False,
     ) -> Record:
         """Appends a state record and applies it.
 
@@ -142,16 +154,17 @@ class Journal:
             now: monotonic milliseconds.
             queue_id: of the queue or group it is about.
             meta, body: values, encoded as MessagePack; None is empty.
-            raw_meta: a meta that is encoded already.
+            raw_meta, raw_body: the same, encoded already.
             more: the next record belongs to the same atomic group.
+            carried: it stood in the log before, where retention is about to cut.
         """
         time_ms = self.begin(now)
         self._credit = 0
         if kind in _SETTLES:
             self.settle()  # what was acknowledged before stands before it in the log
         meta_bytes = raw_meta if meta is None else _encode(meta)
-        body_bytes = b"" if body is None else _encode(body)
-        flags = MORE if more else 0
+        body_bytes = raw_body if body is None else _encode(body)
+        flags = (MORE if more else 0) | (CARRIED if carried else 0)
         log = self.log
         position = log.append(
             kind,
@@ -171,7 +184,7 @@ class Journal:
 
     def place(
         self, kind: Kind, queue: QueueState, now: int, head: batch.Head, meta: bytes, body: bytes,
-        *, more: bool = False,
+        *, more: bool = False, carried: bool = False,
     ) -> int:
         """Appends a message that the broker places, in a record of its own, and applies it.
 
@@ -183,6 +196,7 @@ class Journal:
             meta: its facts, encoded.
             body: its batch.
             more: the next record belongs to the same atomic group.
+            carried: it stood in the log before, where retention is about to cut.
 
         Returns:
             Its offset.
@@ -193,7 +207,7 @@ class Journal:
             self._append_group(queue.group)
         offset: int = queue.next
         log = self.log
-        flags = MORE if more else 0
+        flags = (MORE if more else 0) | (CARRIED if carried else 0)
         position = log.append(
             kind, time_ms=time_ms, queue_id=queue.id, base_offset=offset, count=head.count,
             tag_bits=head.tag_bits, meta=meta, body=(body,), flags=flags,

@@ -1,6 +1,7 @@
-"""Deciding topics: create, change, delete, follow and confirm, on shard 0.
+"""Deciding topics: create, change, delete and confirm, on shard 0.
 
-The tables are in `directory.py`; here is what writes their records and who waits for whom.
+The tables are in `directory.py`; here is what writes their records and who waits for whom. Topics
+with a leading `%` belong to groups: they come and go with them, by no request of a user.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Placing:
         queues_default: queues of a topic when nobody says.
         auto_create: topics are created on send.
         new_id: gives a random topic id as hex.
+        is_owned: whether a group that exists owns the topic of that name.
         on_change: called after each record, so that shard 0 follows itself at once.
     """
 
@@ -52,15 +54,14 @@ class Placing:
         queues_default: int,
         auto_create: bool,
         new_id: Callable[[], str],
+        is_owned: Callable[[str], bool],
         on_change: Callable[[ops.TopicRoute, bool, int], None],
     ) -> None:
         self._journal, self._table, self._answers = journal, table, answers
         self._broker, self._shards, self._queues = broker, shards, queues_default
         self._auto_create, self._new_id, self._on_change = auto_create, new_id, on_change
+        self._is_owned = is_owned
         self._waiting: list[Waiting] = []
-        self._polls: list[tuple[Arrived, int]] = []
-        self._polls_due = limits.INTEGER_MAX  # when the first of them has waited long enough
-        self._polls_version = 0  # up to which they were looked through
 
     # --- create, update, delete -----------------------------------------------------------------
 
@@ -73,7 +74,7 @@ class Placing:
         except ZBrokerError as error:
             self._answers.refuse_at_mark(event, error)
             return
-        if done or self._left(row.id):
+        if done or self.left(row.id):
             self._wait(event, row.id, now)
         else:
             self._answer(event, row.id, done=False)
@@ -120,13 +121,7 @@ class Placing:
 
     def create(self, name: str, queues: int, now: int) -> TopicRow:
         """Writes the TOPIC record of a new topic."""
-        if len(self._table.by_name) >= limits.TOPICS_MAX:
-            raise errors.make(
-                "TOO_LARGE",
-                f"{limits.TOPICS_MAX} topics exist, no more fit",
-                limit=limits.TOPICS_MAX,
-            )
-        self._check_room(queues)
+        self._check_room(1, queues)
         topic_id = self._new_id()
         start = int(topic_id, 16)
         placed = [(start + number) % self._shards for number in range(queues)]
@@ -136,7 +131,11 @@ class Placing:
         self._write(row, now)
         return row
 
-    def _check_room(self, more: int) -> None:
+    def _check_room(self, topics: int, more: int) -> None:
+        if len(self._table.by_name) + topics > limits.TOPICS_MAX:
+            raise TooLarge(
+                f"{limits.TOPICS_MAX} topics exist, no more fit", limit=limits.TOPICS_MAX
+            )
         if self._table.queues + more > limits.QUEUES_MAX:
             raise TooLarge(
                 f"{self._table.queues} queues exist, {more} more do not fit: at most "
@@ -146,7 +145,11 @@ class Placing:
 
     def _write(self, row: TopicRow, now: int) -> None:
         self._journal.write(Kind.TOPIC, now, meta=row)
-        self._on_change(self._table.route(row, self._broker, placed=True), False, now)
+        self.announce(row, False, now)
+
+    def announce(self, row: TopicRow, ended: bool, now: int) -> None:
+        """Its record is written: shard 0 follows at once."""
+        self._on_change(self._table.route(row, self._broker, placed=True), ended, now)
 
     def decide_update(self, event: Arrived, now: int) -> None:
         """Grows a topic or changes its settings."""
@@ -171,7 +174,7 @@ class Placing:
                 f"topic {row.name} has {have} queues: they may only grow, not shrink to "
                 f"{request.queues}"
             )
-        self._check_room(max(0, request.queues - have))
+        self._check_room(0, max(0, request.queues - have))
         placed = list(row.placed)
         while len(placed) < request.queues:
             placed.append((placed[-1] + 1) % self._shards)
@@ -195,7 +198,7 @@ class Placing:
             return
         gone = EndedRow(row.name, row.id, row.placed, self._journal.begin(now))
         self._journal.write(Kind.TOPIC_END, now, meta=gone)
-        self._on_change(self._table.route(row, self._broker, placed=True), True, now)
+        self.announce(row, True, now)
         self._wait(event, row.id, now)
 
     def _named(self, name: str, topic_id: str) -> TopicRow:
@@ -204,11 +207,47 @@ class Placing:
             raise errors.make("TOPIC_NOT_FOUND", f"topic {name} does not exist")
         if topic_id and row.id != topic_id:
             raise errors.make("TOPIC_CHANGED", f"topic {name} is {row.id} now, not {topic_id}")
+        if name.startswith("%") and self._is_owned(name):
+            raise InvalidArgument(
+                f"topic {name} belongs to its group and goes with it (`zbroker group delete`)"
+            )
         return row
+
+    # --- topics of groups, one queue in every shard ---------------------------------------------
+
+    def owned(self, *names: str) -> list[TopicRow]:
+        """Rows to be written so that these topics have queue i in shard i, for every shard.
+
+        Nothing for those that have; a topic that exists goes on.
+
+        Raises:
+            TooLarge: no room for more topics or queues.
+        """
+        placed = list(range(self._shards))
+        found = [self._table.by_name.get(name) for name in names]
+        have = sum(len(row.placed) for row in found if row is not None)
+        self._check_room(found.count(None), max(0, len(names) * len(placed) - have))
+        return [
+            TopicRow(name, self._new_id(), placed, placed)
+            if row is None
+            else msgspec.structs.replace(row, placed=placed, key_queues=placed)
+            for name, row in zip(names, found, strict=True)
+            if row is None or row.placed[: len(placed)] != placed
+        ]
+
+    def grow_owned(self, now: int, *names: str) -> None:
+        """At a start: there may be more shards than there were."""
+        try:
+            rows = self.owned(*names)
+        except TooLarge:
+            return  # what is there goes on
+        for row in rows:
+            self._write(row, now)
 
     # --- who has confirmed ----------------------------------------------------------------------
 
-    def _left(self, topic_id: str) -> list[int]:
+    def left(self, topic_id: str) -> list[int]:
+        """The shards that have not confirmed the queues, or the end, of a topic."""
         row = self._table.by_id.get(topic_id)
         if row is None:
             return sorted(self._table.end_waits.get(topic_id, ()))
@@ -222,7 +261,7 @@ class Placing:
         })
 
     def _wait(self, event: Arrived, topic_id: str, now: int) -> None:
-        if self._left(topic_id) and len(self._waiting) < limits.PARKED_POLLS_MAX:
+        if self.left(topic_id) and len(self._waiting) < limits.PARKED_POLLS_MAX:
             event.header, event.payload = b"", []
             self._waiting.append(Waiting(event, topic_id, now + limits.CONFIRM_WAIT_MS))
         else:
@@ -237,7 +276,7 @@ class Placing:
             route = ops.TopicRoute(
                 topic=gone.name, topic_id=gone.id, broker=self._broker, queues=[], key_queues=[]
             )
-        waiting = self._left(topic_id)
+        waiting = self.left(topic_id)
         self._answers.at_mark(event, ops.TopicResult(topic=route, done=done, waiting=waiting))
 
     def confirm(self, shard: int, have: dict[str, set[int]], ended: list[str], now: int) -> None:
@@ -262,31 +301,22 @@ class Placing:
     def _answer_done(self) -> None:
         still = []
         for waiting in self._waiting:
-            if self._left(waiting.topic_id):
+            if self.left(waiting.topic_id):
                 still.append(waiting)
             else:
                 self._answer(waiting.event, waiting.topic_id, done=True)
         self._waiting = still
 
-    def decide_confirm(self, event: Arrived, now: int) -> None:
-        """A worker's word about its own log."""
-        request = event.request
-        assert type(request) is ops.Confirm
-        for offered in request.adopt:
-            self._adopt(request.shard, offered, now)
-        have = {topic_id: set(numbers) for topic_id, numbers in request.have}
-        self.confirm(request.shard, have, request.ended, now)
-        self._answers.at_mark(event, ops.ConfirmResult())
-
     def adopt_own(self, topic: str, topic_id: str, numbers: list[int], now: int) -> None:
         """Takes back a topic that shard 0 has queues of and its directory does not know."""
         placed = [0 if number in numbers else -1 for number in range(max(numbers) + 1)]
-        self._adopt(0, ops.TopicRoute(
+        self.adopt(0, ops.TopicRoute(
             topic=topic, topic_id=topic_id, broker=self._broker, queues=[], key_queues=[],
             placed=placed,
         ), now)
 
-    def _adopt(self, shard: int, offered: ops.TopicRoute, now: int) -> None:
+    def adopt(self, shard: int, offered: ops.TopicRoute, now: int) -> None:
+        """Takes back a topic that a shard has and the directory does not know."""
         table = self._table
         if offered.topic_id in table.ended:
             return
@@ -308,70 +338,15 @@ class Placing:
                 now,
             )
 
-    # --- followers --------------------------------------------------------------------------------
-
-    def decide_follow(self, event: Arrived, now: int) -> None:
-        """Tells a follower what changed, or lets it wait."""
-        request = event.request
-        assert type(request) is ops.Follow
-        news = request.boot != self._answers.boot or request.version != self._table.version
-        if news or not request.wait_ms or len(self._polls) >= limits.PARKED_POLLS_MAX:
-            self._tell(event)
-        else:
-            event.header, event.payload = b"", []
-            self._park(event, now + request.wait_ms)
-
-    def _park(self, event: Arrived, until_ms: int) -> None:
-        self._polls.append((event, until_ms))
-        self._polls_due = min(until_ms, self._polls_due)
-
-    def _tell(self, event: Arrived) -> None:
-        request: Any = event.request
-        table = self._table
-        known = request.version if request.boot == self._answers.boot else 0
-        ids, more = table.since(known)
-        topics = [
-            table.route(table.by_id[one], self._broker, placed=True)
-            for one in ids
-            if one in table.by_id
-        ]
-        result = ops.FollowResult(
-            version=table.changed[ids[-1]] if ids else table.version,
-            boot=self._answers.boot,
-            topics=topics,
-            deleted=[one for one in ids if one not in table.by_id],
-            full=request.boot != self._answers.boot,
-            more=more,
-        )
-        self._answers.at_mark(event, result)
-
-    def wake_followers(self, now: int, everyone: bool = False) -> None:
-        """Answers followers whose version is old, or whose time is up."""
-        version = self._table.version
-        if not everyone and version == self._polls_version and now < self._polls_due:
-            return
-        self._polls_version = version
-        polls, self._polls, self._polls_due = self._polls, [], limits.INTEGER_MAX
-        for event, until_ms in polls:
-            request: Any = event.request
-            if everyone or until_ms <= now or request.version != version:
-                self._tell(event)
-            else:
-                self._park(event, until_ms)
-
     def drain(self) -> None:
         """Answers all who wait: the process stops."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             self._answer(one.event, one.topic_id, done=True)
-        self.wake_followers(0, everyone=True)
 
     def next_deadline(self) -> int | None:
         """When somebody has waited long enough."""
-        times = [one.until_ms for one in self._waiting]
-        if self._polls:
-            times.append(self._polls_due)
-        return min(times, default=None)
+        return min((one.until_ms for one in self._waiting), default=None)
 
     def tick(self, now: int) -> None:
         """Answers those who have waited long enough."""
@@ -382,7 +357,6 @@ class Placing:
             else:
                 still.append(waiting)
         self._waiting = still
-        self.wake_followers(now)
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

@@ -7,11 +7,13 @@ by u32, the name of a group stands once in a GROUP record.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
+from zbroker import limits
 from zbroker.store.record import Record
 
 _decode = msgspec.msgpack.Decoder().decode
@@ -27,8 +29,10 @@ class Mark:
         self.next, self.ranges = following, list(ranges)
 
     def join(self, following: int, ranges: Ranges) -> Mark:
-        """The union of this and another progress, as a new value."""
+        """The union of this and another progress; neither is changed."""
         start = max(self.next, following)
+        if not ranges and not self.ranges:  # almost every one
+            return self if start == self.next else Mark(start)
         merged: list[tuple[int, int]] = []
         for first, end in sorted((*self.ranges, *map(tuple, ranges))):
             if end <= start:
@@ -40,6 +44,13 @@ class Mark:
             else:
                 merged.append((first, end))
         return Mark(start, merged)
+
+    def covers(self, offset: int) -> bool:
+        """Whether an offset is acknowledged."""
+        if offset < self.next:
+            return True
+        at = bisect_right(self.ranges, (offset, limits.INTEGER_MAX)) - 1
+        return at >= 0 and offset < self.ranges[at][1]
 
     def row(self) -> list[Any]:
         """This progress as MessagePack: [next, first, end, first, end ...]."""
@@ -80,6 +91,11 @@ class ProgressTable:
             marks = self.marks.setdefault(group_id, {})
             told = mark_of(flat)
             marks[queue_id] = marks.get(queue_id, NOTHING).join(told.next, told.ranges)
+
+    def apply_reset(self, record: Record) -> None:
+        """RESET: rows [group, queue id, next, counter]; progress is set, also backwards."""
+        for group, queue_id, following, _ in _decode(record.body):
+            self.marks.setdefault(group, {})[queue_id] = Mark(following)
 
     def apply_log_start(self, record: Record) -> None:
         """LOG_START: no progress stays below what is left of its queue."""

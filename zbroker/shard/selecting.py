@@ -13,7 +13,7 @@ import msgspec
 
 from zbroker.store import record
 from zbroker.store.record import Record
-from zbroker.wire import batch, message, ops
+from zbroker.wire import batch, facts, message, ops
 
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -112,18 +112,24 @@ def plain(
         tags: the wanted tags; empty for all.
     """
     found, begin, head, first = placed
+    told = facts.decode(found.meta)
     places, messages = batch.messages(found.body, begin, head)
     for place, one in zip(places, messages, strict=True):
         here = first + place
         if here < offset or (tags and one.tag not in tags):
             continue
+        where = f"{topic}.{here}"
+        if told.topic_id:
+            where = f"{told.topic_id}.{told.queue}.{told.offset}"
         yield ops.PlainFetched(
             at=at,
             offset=here,
-            message_id=batch.message_id(head, place, f"{topic}.{here}"),
+            message_id=batch.message_id(head, place, where),
             born_ms=head.born_ms,
             stored_ms=found.time_ms,
             tag=one.tag,
             keys=one.keys,
             headers=one.headers,
+            attempt=told.attempt,
+            facts=msgspec.to_builtins(told) if found.meta else {},
         ), one.body

@@ -13,21 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from zbroker import errors, limits
 from zbroker.errors import ZBrokerError
-from zbroker.names import hex_id
+from zbroker.shard import figures
 from zbroker.shard.answers import Answers
-from zbroker.shard.committing import Committing
-from zbroker.shard.fetch import Fetching, Poll
+from zbroker.shard.births import Births
+from zbroker.shard.cold import ColdRead
+from zbroker.shard.consuming import Consuming
+from zbroker.shard.dead_letters import DeadLetters
 from zbroker.shard.following import DOOR, Following
+from zbroker.shard.given import Facts
+from zbroker.shard.home import Home
 from zbroker.shard.journal import Journal
-from zbroker.shard.placing import Placing
+from zbroker.shard.listing import Listing
 from zbroker.shard.publish import Publishing, log_bytes
-from zbroker.shard.query import Querying
 from zbroker.shard.retention import Retention
+from zbroker.shard.retry import Retrying, nack_bytes
 from zbroker.shard.state import State
+from zbroker.shard.timing import Timing
 from zbroker.shard.topics import QueueState
 from zbroker.store.commit_log import CommitLog, Turn
 from zbroker.store.record import Kind
@@ -37,36 +40,8 @@ from zbroker.wire.frames import Answered, Arrived, Send
 INNER = "inner"
 _WRITING = frozenset({
     ops.Commit, ops.Progress, ops.TopicCreate, ops.TopicUpdate, ops.TopicDelete, ops.Confirm,
+    ops.Acquire, ops.Release, ops.Reset, ops.Join, ops.Leave, ops.GroupDelete,
 })
-
-
-class Facts(msgspec.Struct, kw_only=True):
-    """What a shard is told at its start.
-
-    Attributes:
-        shard, shards: its number, and how many there are.
-        boot: random text of this process life.
-        broker: name of the broker group.
-        endpoint: where clients reach this worker directly.
-        flush: "sync" or "async".
-        auto_create, queues_default: of topics created on send.
-        retention_ms, retention_bytes: age and size of the log; 0 bytes is no bound.
-        wall_offset_ms: store time minus monotonic time.
-        random_id: gives random 64-bit ids.
-    """
-
-    shard: int
-    shards: int
-    boot: str
-    broker: str
-    wall_offset_ms: int
-    random_id: Callable[[], int]
-    endpoint: str = ""
-    flush: str = "sync"
-    auto_create: bool = True
-    queues_default: int = limits.QUEUES_A_TOPIC_DEFAULT
-    retention_ms: int = limits.RETENTION_MS
-    retention_bytes: int = 0
 
 
 class Shard:
@@ -88,18 +63,32 @@ class Shard:
         self.journal = journal = Journal(log, state, facts.wall_offset_ms)
         topics = state.topics
         self.publishing = Publishing(journal, topics, state.producers, answers)
-        self.fetching = Fetching(log, topics, answers)
-        self.committing = Committing(journal, topics, state.groups, state.progress, answers)
-        self.following = Following(journal, topics, answers, facts.broker, self._note_ended)
+        self.consuming = consuming = Consuming(journal, state, log, answers)
+        self.fetching, self.leasing = consuming.fetching, consuming.leasing
+        self.committing, self.lagging = consuming.committing, consuming.lagging
+        births = Births(journal, topics, state.groups, state.progress, self.committing.flush)
+        self.following = Following(
+            journal, topics, answers, facts.broker, births, self._note_ended, self._has_room
+        )
         self.retention = Retention(
             journal, state.progress, topics.by_id, facts.retention_ms, facts.retention_bytes
         )
-        self.placing: Placing | None = None
+        self.timing = Timing(
+            journal, state.timers, topics.by_id, facts.retention_bytes,
+            lambda size: self._room_for(size, publishing=True),
+        )
+        self.retrying = Retrying(
+            journal, topics, state.groups, consuming.held, self.leasing, self.timing, answers
+        )
+        self.dead_letters = DeadLetters(journal, topics, state.groups, consuming.held)
+        self.retention.carriers += [self.timing, self.dead_letters]
+        self.home: Home | None = None
         if facts.shard == 0:
-            self.placing = self._make_placing()
+            self.home = Home(facts, journal, state, answers, self.following, births)
         self.publish_refusal: ZBrokerError | None = None
         self.hand_figures: Callable[[], dict[str, object]] = dict
         self.wants_roll = False
+        self._rests_until = 0
         self.requests = 0
         self._deferred: list[Arrived] = []
         self._deferred_bytes = 0
@@ -107,25 +96,10 @@ class Shard:
         self._ended: list[QueueState] = []
         self._ending: list[tuple[int, list[QueueState]]] = []
         self._draining = False
-        self._querying = Querying(log, topics, answers)
         self._decide = self._table()
         if may_have_lost:
             topics.jump()
         topics.show_all()
-
-    def _make_placing(self) -> Placing:
-        facts = self.facts
-        return Placing(
-            self.journal,
-            self.state.directory,
-            self.answers,
-            broker=facts.broker,
-            shards=facts.shards,
-            queues_default=facts.queues_default,
-            auto_create=facts.auto_create,
-            new_id=lambda: hex_id(facts.random_id()),
-            on_change=self._changed_here,
-        )
 
     def _table(self) -> dict[type, Callable[[Arrived, int], None]]:
         table: dict[type, Callable[[Arrived, int], None]] = {
@@ -134,19 +108,15 @@ class Shard:
             ops.Status: self._status,
             ops.Routes: self._routes,
             ops.Produce: self._produce,
-            ops.Fetch: self.fetching.decide,
-            ops.Offsets: self._querying.decide,
-            ops.Commit: self.committing.decide_commit,
-            ops.Progress: self.committing.decide_progress,
+            ops.Nack: self._nack,
+            **self.consuming.table(),
         }
-        if self.placing is not None:
-            table |= {
-                ops.TopicCreate: self.placing.decide_create,
-                ops.TopicUpdate: self.placing.decide_update,
-                ops.TopicDelete: self.placing.decide_delete,
-                ops.Follow: self.placing.decide_follow,
-                ops.Confirm: self._confirm,
-            }
+        info = None
+        if self.home is not None:
+            table |= {ops.Confirm: self._confirm, **self.home.table()}
+            info = self.home.membership.info
+        state = self.state
+        table[ops.Groups] = Listing(state.subscriptions, state.groups, self.answers, info).decide
         return table
 
     # --- receive ------------------------------------------------------------------------------
@@ -154,7 +124,7 @@ class Shard:
     def receive(self, event: Arrived | Answered, now: int) -> None:
         """Decides one request, or takes an answer of the directory."""
         if type(event) is Answered:
-            if event.door == DOOR and self._room_for_state():
+            if event.door == DOOR and self._room_for(self.following.bytes_wanted):
                 self.following.answered(event, now)
             elif event.door == DOOR:
                 self.following.ask_again(now)
@@ -164,11 +134,14 @@ class Shard:
         if self._draining:
             self.answers.refuse(event, errors.make("DRAINING", "this worker is stopping"))
             return
-        kind = type(event.request)
+        request = event.request
+        kind = type(request)
         decide = self._decide.get(kind)
         if decide is None:
-            self.answers.refuse(event, self._not_served(event.request))
-        elif kind in _WRITING and not self._room_for_state():
+            self.answers.refuse(event, self._not_served(request))
+        elif (
+            kind in _WRITING or (type(request) is ops.Fetch and request.acks)
+        ) and not self._room_for_state():
             self._defer(event)
         else:
             decide(event, now)
@@ -185,7 +158,7 @@ class Shard:
         assert type(request) is ops.Produce
         if request.form == "plain" and self._is_new(request.topic):
             try:
-                self.placing.create_on_send(request.topic, now)  # type: ignore[union-attr]
+                self.home.placing.create_on_send(request.topic, now)  # type: ignore[union-attr]
             except ZBrokerError as error:
                 self.answers.refuse(event, error)
                 return
@@ -194,16 +167,7 @@ class Shard:
     def _admits(self, event: Arrived) -> bool:
         """Looks at all bounds of publishing, each time that the journal's credit is spent."""
         size = log_bytes(event)
-        refusal = self.publish_refusal
-        if size > limits.REQUEST_BYTES_MAX + limits.STATE_REQUEST_BYTES:
-            refusal = errors.make(
-                "TOO_LARGE",
-                f"{size} bytes of payload: at most {limits.REQUEST_BYTES_MAX}",
-                limit=limits.REQUEST_BYTES_MAX,
-            )
-        unsynced = self.log.end + self.journal.size - self.log.mark + self._deferred_bytes
-        if unsynced > limits.UNSYNCED_BYTES_MAX:
-            refusal = errors.make("BUSY", "the disk is slower than what comes")
+        refusal = self._too_much(size) or self.publish_refusal
         if refusal is not None:
             self.answers.refuse(event, refusal)
             return False
@@ -212,8 +176,32 @@ class Shard:
             return False
         return True
 
+    def _too_much(self, size: int) -> ZBrokerError | None:
+        """Why `size` bytes more are refused, whatever room there is."""
+        unsynced = self.log.end + self.journal.size - self.log.mark + self._deferred_bytes
+        if unsynced > limits.UNSYNCED_BYTES_MAX:
+            return errors.make("BUSY", "the disk is slower than what comes")
+        if size > limits.REQUEST_BYTES_MAX + limits.STATE_REQUEST_BYTES:
+            return errors.make(
+                "TOO_LARGE",
+                f"{size} bytes of payload: at most {limits.REQUEST_BYTES_MAX}",
+                limit=limits.REQUEST_BYTES_MAX,
+            )
+        return None
+
+    def _nack(self, event: Arrived, now: int) -> None:
+        """Goes on from the reserve as commits do, but a copy is as large as its message."""
+        size = nack_bytes(event)
+        refusal = self._too_much(size)
+        if refusal is not None:
+            self.answers.refuse(event, refusal)
+        elif self._has_room(size):
+            self.retrying.decide(event, now)
+        else:
+            self._defer(event)
+
     def _is_new(self, topic: str) -> bool:
-        return self.placing is not None and topic not in self.state.directory.by_name
+        return self.home is not None and topic not in self.state.directory.by_name
 
     def _defer(self, event: Arrived) -> None:
         """Keeps a request that writes until the next segment is there."""
@@ -227,6 +215,7 @@ class Shard:
     def rolled(self, refusal: ZBrokerError | None, now: int) -> None:
         """The hand has rolled the log (or could not: `refusal`): deferred requests are decided."""
         self.wants_roll = False
+        self._rests_until = 0 if refusal is None else now + limits.FREE_CHECK_EVERY_MS
         for event in self._take_deferred():
             if refusal is None or (
                 type(event.request) in _WRITING and self._has_room(limits.STATE_REQUEST_BYTES)
@@ -263,24 +252,7 @@ class Shard:
 
     def figures(self) -> dict[str, object]:
         """What `status` shows of this shard (names are in PROTOCOL.md)."""
-        log, state = self.log, self.state
-        return {
-            "shard": self.facts.shard,
-            "flush": self.facts.flush,
-            "epoch": f"{log.epoch[0]}.{log.epoch[1]}",
-            "min_position": log.min_position,
-            "end_position": log.end,
-            "mark": log.mark,
-            "log_bytes": log.bytes_total,
-            "queues": len(state.topics.by_id),
-            "topics": len(state.topics.by_name),
-            "groups": len(state.groups.by_name),
-            "producers": len(state.producers.table),
-            "polls": self.fetching.parked,
-            "requests": self.requests,
-            "writable": self.publish_refusal is None,
-            **self.hand_figures(),
-        }
+        return figures.of(self)
 
     def _routes(self, event: Arrived, now: int) -> None:
         self.answers.refuse(event, errors.make(
@@ -288,53 +260,29 @@ class Shard:
         ))
 
     def _confirm(self, event: Arrived, now: int) -> None:
-        assert self.placing is not None
+        assert self.home is not None
         if event.door != INNER:
             self.answers.refuse(event, errors.make("DENIED", "confirm: only workers may say that"))
             return
-        self.placing.decide_confirm(event, now)
-
-    # --- the directory's changes on this shard --------------------------------------------------
-
-    def _changed_here(self, route: ops.TopicRoute, ended: bool, now: int) -> None:
-        assert self.placing is not None
-        if ended:
-            self.following.end(route.topic_id, now)
-            self.placing.confirm(0, {}, [route.topic_id], now)
-        elif 0 in route.placed:
-            have = self.following.take(route, now)
-            self.placing.confirm(0, {route.topic_id: set(have)}, [], now)
+        self.home.decide_confirm(event, now)
 
     def _note_ended(self, topic_id: str) -> None:
         self._ended.extend(self.state.topics.by_topic_id[topic_id].queues.values())
 
     def start(self, now: int) -> None:
-        """Shard 0 brings its own queues in line with its directory, after a recovery."""
-        if self.placing is None:
-            return
-        table = self.state.directory
-        topics = self.state.topics
-        for row in list(table.by_id.values()):
-            route = table.route(row, self.facts.broker, placed=True)
-            self._changed_here(route, False, now)
-            unplaced = topics.unplaced_of(route)
-            if unplaced:
-                self.placing.adopt_own(row.name, row.id, unplaced, now)
-        for ended in list(table.ended):
-            self.following.end(ended, now)
-            self.placing.confirm(0, {}, [ended], now)
-        for topic in topics.unknown_to([*table.by_id, *table.ended]):
-            self.placing.adopt_own(topic.name, topic.id, sorted(topic.queues), now)
-        self.following.synced = True
+        """Shard 0 brings its own side in line with its directory, after a recovery."""
+        if self.home is not None:
+            self.home.start(now)
 
     # --- turns -----------------------------------------------------------------------------------
 
     def tick(self, now: int) -> None:
         """Does what is due."""
-        self.publishing.unpacked = 0
+        self.publishing.unpacked = self.retrying.unpacked = 0
+        self.lagging.tick()
         self.fetching.tick(now)
-        if self.placing is not None:
-            self.placing.tick(now)
+        if self.home is not None:
+            self.home.tick(now, self._room_for_state)
         else:
             self.following.tick(now)
         if self.committing.is_due(now):
@@ -342,6 +290,8 @@ class Shard:
                 self.committing.tick(now)
             else:
                 self.wants_roll = True
+        self.leasing.tick(now, self._room_for_state)
+        self.timing.tick(now)
         if self.journal.has_room(self.retention.bytes_needed, False):
             self.retention.tick(now)
         else:
@@ -350,31 +300,40 @@ class Shard:
             self.journal.settle()  # the hand takes it now, and it is a copy of what the log holds
 
     def _room_for_state(self) -> bool:
-        if self._has_room(limits.STATE_REQUEST_BYTES):
+        return self._room_for(limits.STATE_REQUEST_BYTES)
+
+    def _room_for(self, size: int, publishing: bool = False) -> bool:
+        """Whether there is room; if not, the log is to be rolled."""
+        if self._has_room(size, publishing):
             return True
         self.wants_roll = True
         return False
 
-    def _has_room(self, size: int) -> bool:
+    def _has_room(self, size: int, publishing: bool = False) -> bool:
         """Room that leaves enough for retention, which makes room (COUNTEREXAMPLES 1.7)."""
         held = self.committing.pending_bytes() + self.retention.bytes_needed
-        return self.journal.has_room(size + held, False)
+        return self.journal.has_room(size + held, publishing)
 
     def next_deadline(self) -> int | None:
         """When `tick` is wanted next."""
-        directory = self.placing or self.following
-        times = (
+        directory = self.home or self.following
+        times = [
             self.fetching.next_deadline(),
             directory.next_deadline(),
             self.committing.next_deadline(),
-            self.retention.next_deadline(),
-        )
+        ]
+        if not self.wants_roll:  # else these wait for the roll, which wakes the loop
+            own = (
+                self.retention.next_deadline(), self.timing.next_deadline(),
+                self.leasing.next_deadline(),
+            )
+            times += [max(time, self._rests_until) for time in own if time is not None]
         return min((time for time in times if time is not None), default=None)
 
     def close_turn(self, now: int) -> Turn | None:
         """Ends the turn; returns what the hand must write and sync, or None."""
-        if self.placing is not None:
-            self.placing.wake_followers(now)
+        if self.home is not None:
+            self.home.telling.wake(now)
         touched = self.journal.close()
         turn = self.log.take_turn()
         position = self.log.end
@@ -415,26 +374,27 @@ class Shard:
         self.retention.durable(mark)
 
     def _confirm_what_is_durable(self, now: int) -> None:
-        if self.placing is None:
+        if self.home is None:
             self.following.durable(self.log.mark, now)
 
     def take_outgoing(self) -> list[Send]:
         """What is to be sent now."""
         return self.answers.take()
 
-    def take_cold(self) -> list[tuple[Poll, int, int]]:
+    def take_cold(self) -> list[ColdRead]:
         """Reads that the helper must do ahead."""
-        return self.fetching.take_cold()
+        return self.fetching.take_cold() + self.timing.take_cold() + self.dead_letters.take_cold()
 
     def drain(self) -> None:
         """The process stops: all that waits is answered, new requests are refused."""
         self._draining = True
         stopping = errors.make("DRAINING", "this worker is stopping")
         self.fetching.drain(lambda event: self.answers.refuse(event, stopping))
+        self.leasing.drain(lambda event: self.answers.refuse(event, stopping))
         for event in self._take_deferred():
             self.answers.refuse(event, stopping)
-        if self.placing is not None:
-            self.placing.drain()
+        if self.home is not None:
+            self.home.drain()
         if self._has_room(limits.PROGRESS_AROUND_BYTES):
             self.committing.flush(0)
         else:

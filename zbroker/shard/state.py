@@ -12,10 +12,13 @@ from typing import Any
 import msgspec
 
 from zbroker import limits
-from zbroker.shard.directory import TopicTable
+from zbroker.shard.directory import Changes, TopicTable
 from zbroker.shard.groups import LocalGroups
+from zbroker.shard.lease_table import LeaseTable
 from zbroker.shard.progress import ProgressTable
 from zbroker.shard.publish import Producers
+from zbroker.shard.subscriptions import GroupTable
+from zbroker.shard.timers import TimerTable
 from zbroker.shard.topics import LocalTopics
 from zbroker.store.record import Kind, Record
 from zbroker.wire import batch
@@ -35,31 +38,46 @@ class State:
     """
 
     def __init__(self, shard: int) -> None:
-        self.directory = TopicTable()
+        self.changes = Changes()
+        self.directory = TopicTable(self.changes)
+        self.subscriptions = GroupTable(self.changes)
         self.topics = LocalTopics(shard, self.directory.by_name)
         self.producers = Producers()
         self.groups = LocalGroups()
         self.progress = ProgressTable()
+        self.leases = LeaseTable()
+        self.timers = TimerTable()
         self.epoch_meta: dict[str, Any] = {}
         self._apply: dict[int, Callable[[Record], object]] = {
             Kind.EPOCH: self._apply_epoch,
             Kind.LOG_START: self.progress.apply_log_start,
             Kind.TOPIC: self.directory.apply_topic,
             Kind.TOPIC_END: self.directory.apply_end,
-            Kind.QUEUE: self.topics.apply_queue,
+            Kind.SUBSCRIPTION: self.subscriptions.apply_subscription,
+            Kind.SUBSCRIPTION_END: self.subscriptions.apply_end,
+            Kind.MEMBER: self.subscriptions.apply_member,
+            Kind.QUEUE: self._apply_queue,
             Kind.QUEUE_END: self._apply_queue_end,
             Kind.BATCH: self._apply_batch,
             Kind.COPY: self._apply_placed,
             Kind.GROUP: self._apply_group,
             Kind.GROUP_END: self._apply_group_end,
             Kind.PROGRESS: self.progress.apply_progress,
+            Kind.RESET: self._apply_reset,
+            Kind.LEASE: self.leases.apply_lease,
+            Kind.TIMER: self.timers.apply_timer,
+            Kind.FIRED: self._apply_fired,
+            Kind.CANCELLED: self.timers.apply_cancelled,
         }
         self._sections: dict[str, tuple[Callable[[], Iterator[Any]], Callable[[Any], None]]] = {
             "directory": (self.directory.rows, self.directory.restore),
+            "subscriptions": (self.subscriptions.rows, self.subscriptions.restore),
             "queues": (self.topics.rows, self.topics.restore),
             "producers": (self.producers.rows, self.producers.restore),
             "groups": (self.groups.rows, self.groups.restore),
             "progress": (self.progress.rows, self.progress.restore),
+            "leases": (self.leases.rows, self.leases.restore),
+            "timers": (self.timers.rows, self.timers.restore),
             "epoch": (self._epoch_rows, self._restore_epoch),
         }
 
@@ -81,10 +99,18 @@ class State:
     def _restore_epoch(self, row: Any) -> None:
         self.epoch_meta = row
 
+    def _apply_queue(self, record: Record) -> None:
+        """QUEUE: a queue that is born after a subscription to its topic begins at 0 for it."""
+        queue = self.topics.apply_queue(record)
+        for group in self.groups.readers.get(queue.topic, ()):
+            self.progress.apply_births(group, [(queue.id, 0)])
+
     def _apply_queue_end(self, record: Record) -> None:
         ended = {queue.id for queue in self.topics.apply_end(record)}
         self.progress.forget_queues(ended)
+        self.leases.forget_queues(ended)
         self.producers.forget_queues(ended)
+        self.timers.forget_queues(ended)
 
     def _apply_batch(self, record: Record) -> None:
         """Replay of a BATCH; live traffic does the same batch by batch as they are admitted."""
@@ -108,13 +134,25 @@ class State:
             queue.next = record.base_offset + record.count
             queue.messages += record.count
 
+    def _apply_fired(self, record: Record) -> None:
+        """FIRED: a message is placed and the timer that held it ends."""
+        self._apply_placed(record)
+        self.timers.apply_fired(record)
+
     def _apply_group(self, record: Record) -> None:
         """GROUP: with the first progress of queues that were there before the subscription."""
         group = self.groups.apply_group(record)
         self.progress.apply_births(group.number, _decode(record.body) if record.body else [])
 
+    def _apply_reset(self, record: Record) -> None:
+        """RESET: progress is set, and the leases that are held go on under new tokens."""
+        self.progress.apply_reset(record)
+        self.leases.apply_reset(record)
+
     def _apply_group_end(self, record: Record) -> None:
-        self.progress.forget_group(self.groups.apply_end(record))
+        number = self.groups.apply_end(record)
+        self.progress.forget_group(number)
+        self.leases.forget_group(number)
 
     def checkpoint(self) -> list[bytes]:
         """The whole state as chunks of at most 1 MiB, each one [section, rows]."""

@@ -119,10 +119,10 @@ class LocalTopics:
 
     # --- apply --------------------------------------------------------------------------------
 
-    def apply_queue(self, record: Record) -> None:
-        """QUEUE: this shard owns one more queue."""
+    def apply_queue(self, record: Record) -> QueueState:
+        """QUEUE: this shard owns one more queue; returns it."""
         name, topic_id, number = _decode(record.meta)
-        self._add(record.queue_id, name, topic_id, number)
+        return self._add(record.queue_id, name, topic_id, number)
 
     def _add(self, queue_id: int, name: str, topic_id: str, number: int) -> QueueState:
         topic = self.by_topic_id.get(topic_id)

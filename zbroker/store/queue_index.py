@@ -40,6 +40,18 @@ class Found(NamedTuple):
     first_offset: int
 
 
+class Entry(NamedTuple):
+    """One record of a queue: base offset, count of messages, position and padded length in bytes,
+    store time in ms, tag bits (0: unknown)."""
+
+    base_offset: int
+    messages: int
+    position: int
+    length: int
+    time_ms: int
+    tag_bits: int
+
+
 class _Queue:
     """One queue: the entries of the active segment, and a line for each sealed one."""
 
@@ -193,6 +205,27 @@ class QueueIndex:
         queue = self._queues.get(queue_id)
         return queue.next_offset if queue is not None else 0
 
+    def newest(self, queue_id: int, offset: int) -> Iterator[tuple[int, int, int]]:
+        """(position, length, base offset) of the records from the last one down to an offset.
+
+        Args:
+            queue_id: of the shard.
+            offset: records that end at it or below are left out.
+        """
+        queue = self._queues.get(queue_id)
+        if queue is None:
+            return
+        for at in range(len(queue.starts), -1, -1):
+            if at == len(queue.starts):
+                bases, cells = queue.bases, queue.cells
+            else:
+                bases, cells = self._entries(queue, queue_id, at)
+            for entry in range(len(bases) - 1, -1, -1):
+                size = cells[entry * CELL + 1]
+                if bases[entry] + (size & COUNT_MASK) <= offset:
+                    return
+                yield cells[entry * CELL], size >> 32, bases[entry]
+
     def offset_at(self, queue_id: int, time_ms: int, below: int) -> int | None:
         """The first offset of the first record stored at `time_ms` or later.
 
@@ -221,6 +254,47 @@ class QueueIndex:
         if queue is None:
             return 0
         return sum(queue.counts) + segment_index.messages(queue.cells)
+
+    def count(self, queue_id: int, first: int, end: int) -> int:
+        """Messages at the offsets from `first` to below `end` that the log holds.
+
+        A sealed segment within costs one addition, the entries of the others are added up.
+        """
+        queue = self._queues.get(queue_id)
+        if queue is None or first >= end:
+            return 0
+        total = 0
+        for at in range(max(bisect_right(queue.firsts, first) - 1, 0), len(queue.starts)):
+            begins = queue.firsts[at]
+            if begins >= end:
+                return total
+            ends = queue.firsts[at + 1] if at + 1 < len(queue.firsts) else self._sealed_end(queue)
+            if first <= begins and ends <= end:
+                total += queue.counts[at]
+            else:
+                total += _count(*self._entries(queue, queue_id, at), first, end)
+        return total + _count(queue.bases, queue.cells, first, end)
+
+    @staticmethod
+    def _sealed_end(queue: _Queue) -> int:
+        """An offset that no message of the last sealed segment reaches."""
+        return queue.bases[0] if queue.bases else queue.next_offset
+
+    def entries(self, queue_id: int, first: int, end: int) -> Iterator[Entry]:
+        """The records that hold messages at the offsets from `first` to below `end`, in order."""
+        queue = self._queues.get(queue_id)
+        if queue is None or first >= end:
+            return
+        for bases, cells in self._parts(queue, queue_id, first):
+            for entry in range(_entry_at(bases, cells, first), bisect_left(bases, end)):
+                at = entry * CELL
+                size = cells[at + 1]
+                yield Entry(
+                    bases[entry], size & COUNT_MASK, cells[at], size >> 32, cells[at + 2],
+                    cells[at + 3],
+                )
+            if bases and bases[-1] >= end:
+                return
 
     def forget(self, queue_id: int) -> None:
         """Drops an ended queue. Its entries in the active segment still go into its index file."""
@@ -316,3 +390,13 @@ def _entry_at(bases: array[int], cells: array[int], offset: int) -> int:
 def _entry_of_time(cells: array[int], time_ms: int) -> int:
     """The first entry stored at `time_ms` or later."""
     return bisect_left(range(len(cells) // CELL), time_ms, key=lambda at: cells[at * CELL + 2])
+
+
+def _count(bases: array[int], cells: array[int], first: int, end: int) -> int:
+    """Messages of these entries at the offsets from `first` to below `end`."""
+    begin, behind = _entry_at(bases, cells, first), bisect_left(bases, end)
+    if begin >= behind:
+        return 0
+    total = segment_index.messages(cells[begin * CELL : behind * CELL])
+    last = bases[behind - 1] + (cells[behind * CELL - 3] & COUNT_MASK)
+    return total - max(0, first - bases[begin]) - max(0, last - end)

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -107,9 +107,9 @@ def command(kind: str, options: str) -> list[str]:
     return [sys.executable, "-P", "-m", f"zbroker.{kind}.process", options]
 
 
-def environment() -> dict[str, str]:
-    """The environment of a server process; it finds the same `zbroker` as this one."""
-    given = {**os.environ, **ALLOCATOR}
+def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a server process, from `base`; it finds the same `zbroker` as this one."""
+    given = {**base, **ALLOCATOR}
     root = Path(__file__).resolve().parents[2]
     if root.name not in ("site-packages", "dist-packages"):
         given["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), given.get("PYTHONPATH")]))

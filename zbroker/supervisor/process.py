@@ -111,11 +111,18 @@ class Supervisor:
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self._selector.register(wake_out, selectors.EVENT_READ, lambda: wake_out.recv(4096))
+        if self._options.lifeline:
+            self._selector.register(0, selectors.EVENT_READ, self._feel_lifeline)
         if self._log:
             self._selector.register(self._log.pipe_out, selectors.EVENT_READ, self._log.move)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         self._stops += 1
+
+    def _feel_lifeline(self) -> None:
+        if not os.read(0, limits.EVENT_LINE_BYTES_MAX):
+            self._selector.unregister(0)
+            self._stops += 1
 
     def _take_signals(self) -> None:
         while self._stops:

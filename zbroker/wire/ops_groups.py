@@ -174,9 +174,10 @@ class GroupInfo(Value):
 
 
 class Groups(Request, tag="groups"):
-    """Groups this worker knows, by name behind `after`; with `group` one, its members too.
+    """Groups this worker knows, by name behind `after`; with `group` that one and its members.
 
-    Shard 0 knows those with members; any shard those with progress in it.
+    Members come by client id behind `after`. Shard 0 knows groups with members; any shard those
+    with progress in it.
     """
 
     group: str = ""
@@ -184,7 +185,7 @@ class Groups(Request, tag="groups"):
 
 
 class GroupsResult(Value):
-    """In order of names; `more`: ask on after the last one."""
+    """In order of names; `more`: ask on after the last one, or after the last member."""
 
     groups: list[GroupInfo]
     more: bool = False

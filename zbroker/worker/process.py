@@ -20,16 +20,17 @@ from typing import Any
 import msgspec
 
 from zbroker import limits
-from zbroker.clock import monotonic_ms, wall_ms
+from zbroker.clock import TEST_CLOCK, monotonic_ms, wall_ms
 from zbroker.config import WorkerOptions, decode_options
 from zbroker.errors import DiskFull, ZBrokerError, make
 from zbroker.names import random_id
 from zbroker.net import port as ports
 from zbroker.net.child import Child
 from zbroker.net.loop import Loop
-from zbroker.shard.fetch import Poll
+from zbroker.shard.cold import ColdRead
 from zbroker.shard.following import DOOR
-from zbroker.shard.shard import INNER, Facts, Shard
+from zbroker.shard.given import Facts
+from zbroker.shard.shard import INNER, Shard
 from zbroker.shard.state import State
 from zbroker.store.commit_log import Turn
 from zbroker.store.disk import Disk, RealDisk
@@ -57,13 +58,15 @@ class Worker:
     ) -> None:
         self.shard, self._disk, self._faults = shard, disk, faults
         self.receive: Callable[[Arrived | Answered, int], None] = shard.receive
+        if TEST_CLOCK:
+            self.receive = self._receive_by_test_clock
         self.hand = DiskHand(shard.written, self._durable, early=options.flush == "async")
         shard.hand_figures = self.hand.figures
         self._min_free = options.min_free_bytes
         self._chores = ThreadPoolExecutor(1, "zbroker-chores")
         self._chore: Future[object] | None = None
         self._after: Callable[[int], None] | None = None
-        self._cold: list[tuple[Poll, int, int]] = []
+        self._cold: list[ColdRead] = []
         self._chore_done, self._chore_wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._free_due_ms = self._prepare_due_ms = 0
         self._roll_refusal: DiskFull | None = None
@@ -77,17 +80,30 @@ class Worker:
 
     def tick(self, now: int) -> None:
         """Lets the shard do what is due, and looks at the disk's free space each second."""
+        if TEST_CLOCK:
+            self._follow_test_clock()
         self.shard.tick(now)
         self.alive(now)
         if now >= self._free_due_ms:
             self._free_due_ms = now + limits.FREE_CHECK_EVERY_MS
             self._check_free()
 
+    def _receive_by_test_clock(self, event: Arrived | Answered, now: int) -> None:
+        """What is sent after an advance is decided after it."""
+        self._follow_test_clock()
+        self.shard.receive(event, now)
+
+    def _follow_test_clock(self) -> None:
+        journal = self.shard.journal
+        journal.offset_ms = max(journal.offset_ms, wall_ms() - monotonic_ms())
+
     def next_deadline(self) -> int | None:
         """When `tick` or `commit` is wanted next."""
         times = [self._free_due_ms, self.shard.next_deadline() or self._free_due_ms]
         if not self._stamped:
             times.append(self._idle_since + limits.MARK_IDLE_MS)
+        if TEST_CLOCK:
+            times.append(monotonic_ms() + limits.TEST_CLOCK_POLL_MS)
         if not self.hand.busy:
             gather_ms = self.hand.wait_ms(self.shard.requests - self._taken)
             if gather_ms > 0:
@@ -179,12 +195,8 @@ class Worker:
         if self._chore is not None:
             return
         if self._cold:
-            poll, position, length = self._cold.pop(0)
-            self._submit(
-                lambda: shard.log.read(position, length, True),
-                lambda later: shard.fetching.warmed(poll, later),
-                may_fail=True,
-            )
+            cold = self._cold.pop(0)
+            self._submit(lambda: cold.run(shard.log), cold.warmed, may_fail=True)
             return
         if self._chores_rest:
             return
@@ -312,6 +324,7 @@ def open_shard(
         wall_offset_ms=max(wall_ms(), log.last_time_ms) - now,
         random_id=random_id,
         endpoint=endpoint,
+        room=options.room,
         flush=options.flush,
         auto_create=options.auto_create,
         queues_default=options.queues_default,

@@ -1,0 +1,58 @@
+"""Broken builds of consumer groups: the judge must notice each, or it is not done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.sim import Defect
+from zbroker.shard.births import Births
+from zbroker.shard.held import HeldProgress
+from zbroker.shard.leases import Leasing
+from zbroker.shard.progress import Mark, Ranges
+from zbroker.shard.shard import Shard
+from zbroker.shard.timers import TimerTable
+from zbroker.store.record import Record
+
+_progress_of = HeldProgress.progress_of
+_apply_fired = TimerTable.apply_fired
+
+
+def _maximum(mark: Mark, following: int, ranges: Ranges) -> Mark:
+    return Mark(max([mark.next, following, *(end for _, end in (*mark.ranges, *ranges))]))
+
+
+def _lets_all_pass(leasing: Any, group: Any, queue: Any, session: str, token: str) -> Any:
+    return leasing._table.get(group.number, queue.id) if group is not None else None
+
+
+def _expired_since_the_record(shard: Shard) -> None:
+    shard.leasing._began_ms = 0
+
+
+def _two_records(shard: Shard) -> None:
+    shard.retrying.atomic = False
+
+
+def _ends_later(table: TimerTable, record: Record) -> None:
+    """Ends a timer when it has fired twice: one that never ended would fill the memory."""
+    fired = table.__dict__.setdefault("fired_once", set())
+    if record.meta in fired:
+        _apply_fired(table, record)
+    fired.add(record.meta)
+
+
+def _first_grant(held: Any, group: int, queue_id: int) -> Mark:
+    known = _progress_of(held, group, queue_id)
+    return known if known is not None else Mark(held._topics.by_id[queue_id].visible)
+
+
+DEFECTS: dict[str, Defect] = {
+    "a commit is its maximum": Defect(patches=[(Mark, "join", _maximum)]),
+    "no fencing": Defect(patches=[(Leasing, "check", _lets_all_pass)]),
+    "leases expire by the time of their records": Defect(arm=_expired_since_the_record),
+    "a nack is two records": Defect(arm=_two_records),
+    "a timer fires without ending": Defect(patches=[(TimerTable, "apply_fired", _ends_later)]),
+    "a queue begins at its first grant": Defect(patches=[
+        (Births, "_born", lambda *_: ()), (HeldProgress, "progress_of", _first_grant),
+    ]),
+}

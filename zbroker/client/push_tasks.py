@@ -1,0 +1,237 @@
+"""The push consumer of the asyncio face: handlers are coroutines, `concurrency` of them at once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from zbroker import limits
+from zbroker.client.core import Seconds, seconds
+from zbroker.client.pushing import Pushing
+from zbroker.client.subscribing import ConsumerStats, Handlers, PushSettings
+from zbroker.errors import Closed, InvalidArgument, Timeout, ZBrokerError
+
+if TYPE_CHECKING:
+    from zbroker.client.asyncio import Client
+
+_FunctionT = TypeVar("_FunctionT", bound=Callable[[Any], Any])
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Tasks:
+    """The workers of one consumer, in one event loop."""
+
+    def __init__(self, name: str) -> None:
+        self.pushing: Pushing
+        self.loop: asyncio.AbstractEventLoop
+        self.alive: set[asyncio.Task[None]] = set()
+        self._name = name
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._thread = 0
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """They run in this loop, which is that of the caller."""
+        self.loop, self._thread = loop, threading.get_ident()
+
+    def start(self, count: int) -> None:
+        """Starts so many more."""
+        self._call(lambda: self._start(count))
+
+    def wake(self) -> None:
+        """Lets one that waits look for something."""
+        self._call(self._wake_one)
+
+    def end(self) -> None:
+        """Lets all that wait return."""
+        self._call(self._wake_all)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        if threading.get_ident() == self._thread:
+            function()
+            return
+        try:
+            self.loop.call_soon_threadsafe(function)
+        except RuntimeError:  # the loop was closed, and all tasks with it
+            pass
+
+    def _start(self, count: int) -> None:
+        for _ in range(count):
+            task = self.loop.create_task(self._work(), name=self._name)
+            self.alive.add(task)
+            task.add_done_callback(self.alive.discard)
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _wake_all(self) -> None:
+        while self._idle:
+            self._wake_one()
+
+    async def _work(self) -> None:
+        pushing, task = self.pushing, asyncio.current_task()
+        assert task is not None
+        while not pushing.ended:
+            chunk = pushing.take()
+            if chunk is None:
+                waiter = self.loop.create_future()
+                self._idle.append(waiter)
+                await waiter
+                continue
+            call = chunk.handler.call
+            for part in chunk.rest:
+                try:
+                    await call(part)
+                except asyncio.CancelledError as error:
+                    if task.cancelling():  # this task is meant, not something within the handler
+                        raise
+                    pushing.failed(chunk, part, error)
+                except Exception as error:
+                    pushing.failed(chunk, part, error)
+            if not pushing.finish(chunk):
+                return
+            await asyncio.sleep(0)  # a handler that never waits must leave room for others
+
+
+class Consumer:
+    """See `zbroker.Consumer`; a handler is an `async def`."""
+
+    def __init__(self, client: Client, settings: PushSettings) -> None:
+        client._core.check_open()
+        self._client, self._settings = client, settings
+        self._handlers = Handlers(asynchronous=True)
+        self._tasks = _Tasks(f"zbroker-{settings.terms.group}")
+        self._pushing: Pushing | None = None
+
+    def on(
+        self, topic: str, *, tag: str = "*", batch: int | None = None
+    ) -> Callable[[_FunctionT], _FunctionT]:
+        """See `zbroker.Consumer.on`."""
+        if self._pushing is not None:
+            raise InvalidArgument("the consumer was started: handlers are registered before")
+        return self._handlers.on(topic, tag, batch)
+
+    async def start(self) -> None:
+        """See `zbroker.Consumer.start`."""
+        bridge = self._client._bridge
+        pushing = self._begin(bridge.loop())
+        joined = bridge.future(pushing.inbox.when_joined)
+        try:
+            await asyncio.wait_for(joined, limits.CLIENT_TIMEOUT_S)
+        except BaseException as error:
+            pushing.leave(0)
+            self._pushing = None
+            if isinstance(error, TimeoutError) and not isinstance(error, ZBrokerError):
+                text = f"group {self._settings.terms.group} was not joined in time"
+                raise Timeout(text) from None
+            raise
+        pushing.begin()
+
+    async def stop(self, drain: Seconds = limits.DRAIN_S) -> None:
+        """See `zbroker.Consumer.stop`; handlers that have not ended by then are cancelled."""
+        wait_s = seconds(drain, "drain", limits.DRAIN_MAX_S)
+        pushing = self._pushing
+        if pushing is None:
+            return
+        ended = self._when_ended(pushing)
+        pushing.leave(int(wait_s * 1000))
+        if asyncio.current_task() in self._tasks.alive:
+            return
+        await asyncio.wait([ended], timeout=wait_s + limits.CLOSE_FLUSH_S)
+        for task in list(self._tasks.alive):
+            task.cancel()
+        if self._tasks.alive:
+            await asyncio.wait(list(self._tasks.alive), timeout=limits.JOIN_S)
+
+    async def run(self, drain: Seconds = limits.DRAIN_S) -> None:
+        """See `zbroker.Consumer.run`; to cancel it stops without a drain."""
+        seconds(drain, "drain", limits.DRAIN_MAX_S)
+        loop = self._client._bridge.loop()
+        task = asyncio.current_task()
+        over = asyncio.Event()
+
+        def handle() -> None:
+            if over.is_set() and task is not None:
+                task.cancel()
+            over.set()
+
+        watched = _watch(loop, handle)
+        try:
+            await self.start()
+            pushing = self._pushing
+            assert pushing is not None
+            ended = self._when_ended(pushing)
+            ended.add_done_callback(lambda _: over.set())
+            await over.wait()
+            await self.stop(drain)
+        except asyncio.CancelledError:
+            if self._pushing is not None:
+                self._pushing.leave(0)
+            raise
+        finally:
+            for number in watched:
+                loop.remove_signal_handler(number)
+        if pushing.fatal is not None and not isinstance(pushing.fatal, Closed):
+            raise pushing.fatal
+
+    def stats(self) -> ConsumerStats:
+        """See `zbroker.Consumer.stats`."""
+        if self._pushing is None:
+            raise InvalidArgument("the consumer was not started")
+        return self._pushing.stats()
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> Pushing:
+        if self._pushing is not None:
+            raise InvalidArgument("the consumer was started before: make a new one")
+        if not self._handlers.by_topic:
+            raise InvalidArgument("the consumer has no handler: register one with `on`")
+        core = self._client._core
+        core.check_open()
+        self._tasks.bind(loop)
+        self._pushing = self._tasks.pushing = Pushing(
+            core, self._settings, self._handlers.by_topic, self._handlers.subscription,
+            self._tasks,
+        )
+        core.consumers.add(self)
+        return self._pushing
+
+    def _begin_stop(self, drain_ms: int) -> None:
+        if self._pushing is not None:
+            self._pushing.leave(drain_ms)
+
+    def _when_ended(self, pushing: Pushing) -> asyncio.Future[None]:
+        loop = self._client._bridge.loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        pushing.when_ended(lambda: self._tasks._call(settle))
+        return ended
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+
+def _watch(loop: asyncio.AbstractEventLoop, handle: Callable[[], None]) -> list[int]:
+    """Has signals handled by the loop, in the main thread; returns those that are."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, handle)
+    return list(_SIGNALS)

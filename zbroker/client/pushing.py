@@ -1,0 +1,287 @@
+"""The hand of a push consumer: what both faces share.
+
+It sits between the inbox, which fetches under leases, and the workers of a face, threads or tasks,
+that run handlers. It is a part of the I/O thread too: from there it looks after what runs and sends
+what is given back. The inbox's lock guards all of it; decoding is done by workers, outside of it.
+
+Workers are `concurrency`, and as many more at most in place of those whose handlers run longer than
+the consume timeout: these are left alone, and count again when they come back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from math import ceil, isinf
+from typing import Any, Protocol
+
+import msgspec
+
+from zbroker import limits, names
+from zbroker.client.assigned import Start
+from zbroker.client.chunks import Chunk, Handler, Source
+from zbroker.client.consuming import Consuming
+from zbroker.client.core import Core
+from zbroker.client.giving_back import GivingBack, NackOut
+from zbroker.client.handing import Handing
+from zbroker.client.inbox import Inbox
+from zbroker.client.outcomes import DEAD
+from zbroker.client.sharing import Sharing
+from zbroker.client.subscribing import ConsumerStats, PushSettings
+from zbroker.clock import monotonic_ms
+from zbroker.errors import Closed, ZBrokerError
+
+_log = logging.getLogger("zbroker.client")
+
+
+class Workers(Protocol):
+    """What runs handlers; all of it may be called from any thread."""
+
+    def start(self, count: int) -> None:
+        """Starts so many more."""
+
+    def wake(self) -> None:
+        """Lets one that has nothing to do look for something."""
+
+    def end(self) -> None:
+        """There is nothing more to do: all that wait return."""
+
+
+class Pushing:
+    """Runs a consumer, from joining its group to leaving it.
+
+    Args:
+        core: the client's.
+        settings: of the consumer.
+        handlers, subscription: by topic.
+        workers: run the handlers.
+
+    Attributes:
+        inbox: fetches.
+        ended: it has left its group, or lost its client; nothing is handed out any more.
+        fatal: why it has ended by itself, None if it was told to.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        settings: PushSettings,
+        handlers: dict[str, Handler],
+        subscription: Mapping[str, tuple[str, ...]],
+        workers: Workers,
+    ) -> None:
+        name = core.take_member_id(settings.terms.group)
+        terms = msgspec.structs.replace(
+            settings.terms, client_id=name, session=names.hex_id(names.random_id())
+        )
+        rng = random.Random(names.random_id())
+        reading = Consuming(terms.group, Start("last"), terms.session, rng, settings.prefetch)
+        self._sharing = Sharing(terms, reading, rng)
+        self.inbox = Inbox(core, terms.group, reading, self._sharing)
+        self.ended = False
+        self.fatal: ZBrokerError | None = None
+        self._core, self._group, self._workers = core, terms.group, workers
+        self._concurrency = settings.concurrency
+        self._started = self._late = 0
+        self._armed = self._stopping = False
+        self._back = GivingBack(terms.group, terms.session, settings.max_retries, rng)
+        self._handing = Handing(handlers, reading.take, self._back, settings.timeout_ms)
+        self._last_error: ZBrokerError | None = None
+        self._on_end: list[Callable[[], None]] = []
+        core.io.post(lambda _: core.io.parts.append(self))
+        with self.inbox.lock:
+            for topic, tags in subscription.items():
+                self._sharing.membership.subscribe(topic, tags, monotonic_ms())
+        self.inbox.wake()
+
+    # --- for the face
+
+    def begin(self) -> None:
+        """The group was joined: starts the workers."""
+        self._started = self._concurrency
+        self._workers.start(self._concurrency)
+
+    def leave(self, drain_ms: int) -> None:
+        """Begins nothing more, and leaves when what runs has ended, or after `drain_ms`."""
+        self._stopping = True
+        self.inbox.leave(drain_ms, self._end)
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` once, from the I/O thread or at once, when it has ended."""
+        with self.inbox.lock:
+            if not self.ended:
+                self._on_end.append(callback)
+                return
+        callback()
+
+    def stats(self) -> ConsumerStats:
+        """What it has done, and is in."""
+        handing = self._handing
+        with self.inbox.lock:
+            held = self.inbox.mind.queues
+            return ConsumerStats(
+                handing.handled, handing.retried, handing.dead, handing.timed_out,
+                len(handing.running), sum(one.messages for one in held.values()),
+                tuple(sorted(held)), tuple(sorted(q for q, one in held.items() if one.paused)),
+                self._sharing.membership.members, self._last_error,
+            )
+
+    # --- for workers
+
+    def take(self) -> Chunk | None:
+        """The next chunk; None if there is nothing now: the worker is woken when there may be."""
+        handing, inbox = self._handing, self.inbox
+        while not self.ended:
+            with inbox.lock:
+                work = handing.take(_now_ms())
+                share = isinstance(work, Chunk) and handing.is_worth_sharing(work)
+                arm = work is None and not self._armed and inbox.closed is None
+                self._armed = self._armed or arm
+                room = self._room()
+            if room:
+                inbox.wake()
+            if isinstance(work, Chunk):
+                if share:
+                    self._workers.wake()
+                return work
+            if work is None:
+                if arm:
+                    inbox.when_some(self._some_came)
+                return None
+            self._read(work)
+        return None
+
+    def failed(self, chunk: Chunk, part: Any, error: BaseException) -> None:
+        """A handler has raised."""
+        for message, verdict in chunk.fail(part, error):
+            level = logging.WARNING
+            if verdict.asked and verdict.action != DEAD:
+                level = logging.DEBUG
+            _log.log(
+                level, "group %s: topic %s queue %d offset %d, delivery %d, is given back: %s",
+                self._group, message.topic, message.queue, message.offset, message.attempt,
+                verdict.cause,
+            )
+
+    def finish(self, chunk: Chunk) -> bool:
+        """A worker is through with a chunk; says whether it shall go on, or end."""
+        with self.inbox.lock:
+            on_time = self._handing.finish(chunk, _now_ms())
+            room = self._room()
+            if not on_time:
+                self._late -= 1
+                if self._started - self._late > self._concurrency:
+                    self._started -= 1
+                    return False
+        if room:
+            self.inbox.wake()
+        return True
+
+    # --- for the I/O thread
+
+    def tick(self, now: int) -> None:
+        """Looks after what runs, and sends what is given back."""
+        handing = self._handing
+        with self.inbox.lock:
+            late = handing.look(now) if now >= handing.next_look() else 0
+            more = self._replacements(late)
+            outs = self._back.take_outgoing(now)
+            errors = self._take_errors()
+            wanted = handing.shared or (handing.waiting and not handing.running)
+            handing.shared = False
+            room = self._room()
+        for error in errors:
+            self._note(error)
+        for out in outs:
+            self._send(out, now)
+        if more:
+            self._workers.start(more)
+        if wanted:
+            self._workers.wake()
+        if room:
+            self.inbox.wake()
+        if not self.ended and (self._sharing.gone or self.inbox.closed is not None):
+            self._end()
+
+    def next_deadline(self) -> int | None:
+        """When `tick` is wanted next."""
+        with self.inbox.lock:
+            look, again = self._handing.next_look(), self._back.next_deadline()
+        if isinf(look):
+            return again
+        return ceil(look) if again is None else min(ceil(look), again)
+
+    def fail_all(self, error: ZBrokerError, now: int) -> None:
+        """The client is closed."""
+        self._end()
+
+    # --- inside
+
+    def _read(self, source: Source) -> None:
+        reading = source.read()
+        with self.inbox.lock:
+            self._handing.put(source, reading)
+
+    def _room(self) -> bool:
+        room, self._handing.room = self._handing.room, False
+        return room
+
+    def _some_came(self) -> None:
+        self._armed = False
+        self._workers.wake()
+
+    def _take_errors(self) -> list[ZBrokerError]:
+        """What is to be told now; until the group was joined, `start` raises it."""
+        if not self._started:
+            return []
+        found = self._handing.errors + self.inbox.mind.errors
+        self._handing.errors.clear()
+        self.inbox.mind.errors.clear()
+        return found
+
+    def _replacements(self, late: int) -> int:
+        """How many workers to start for those that are late."""
+        if not late:
+            return 0
+        self._late += late
+        missing = self._concurrency - (self._started - self._late)
+        more = max(0, min(missing, 2 * self._concurrency - self._started))
+        self._started += more
+        return more
+
+    def _note(self, error: ZBrokerError) -> None:
+        _log.warning("group %s: %s", self._group, error)
+        self._last_error = error
+
+    def _send(self, out: NackOut, now: int) -> None:
+        def done(_: Any, result: Any, __: list[bytes], now: int) -> None:
+            with self.inbox.lock:
+                for back, outcome in self._back.answered(out, result, now):
+                    self._handing.given_back(back, outcome)
+
+        deadline = now + int(limits.CLIENT_TIMEOUT_S * 1000)
+        self._core.session.call(out.worker, out.request, now, deadline, done, [out.payload])
+
+    def _end(self) -> None:
+        with self.inbox.lock:
+            if self.ended:
+                return
+            self.ended = True
+            if not self._stopping:
+                self.fatal = self.inbox.closed or self._last_error
+            callbacks, self._on_end = self._on_end, []
+        self.inbox.close(Closed("the consumer was stopped"))
+        self._core.free_member_id(self._sharing.membership.terms)
+        self._workers.end()
+        for callback in callbacks:
+            callback()
+        with contextlib.suppress(ZBrokerError):  # a closed client has no parts any more
+            self._core.io.post(lambda _: self._core.io.parts.remove(self))
+
+
+def _now_ms() -> float:
+    """Monotonic ms with its fractions: quick handlers are measured by it."""
+    return time.monotonic_ns() / 1_000_000

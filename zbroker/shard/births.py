@@ -1,0 +1,104 @@
+"""Where the queues of a shard begin for a group: written when its subscription is heard of.
+
+The birth of the subscription fixes the start, not the first grant of a lease (COUNTEREXAMPLES 4.5):
+`last` is the first message stored after the birth, even if this shard was down then. What begins
+where is computed here and stands in the GROUP record, so `apply` only takes it over. A queue that
+is born later begins at 0, by its QUEUE record. Progress that is there already always wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from zbroker import limits
+from zbroker.errors import Corrupted
+from zbroker.names import retry_topic
+from zbroker.shard.groups import LocalGroup, LocalGroups
+from zbroker.shard.journal import Journal
+from zbroker.shard.progress import ProgressTable
+from zbroker.shard.topics import LocalTopics, QueueState
+from zbroker.store.record import Kind
+from zbroker.wire import ops
+
+_FIRST = ops.Birth(start="first")
+
+
+class Births:
+    """Writes GROUP and GROUP_END as the directory tells of groups, on every shard.
+
+    Args:
+        flush: writes the commits that are held: they are progress too.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        topics: LocalTopics,
+        groups: LocalGroups,
+        progress: ProgressTable,
+        flush: Callable[[int], None],
+    ) -> None:
+        self._journal, self._topics, self._groups = journal, topics, groups
+        self._progress, self._flush = progress, flush
+
+    def bytes_of(self, routes: Iterable[ops.GroupRoute]) -> int:
+        """A bound for what `take` of these writes, in bytes."""
+        return sum(limits.BIRTH_BYTES * len(list(self._born(route))) for route in routes)
+
+    def take(self, route: ops.GroupRoute, now: int) -> None:
+        """Writes what the directory tells of a group, if it is new here.
+
+        A group of that name that is here under another id goes on under the new one: ends are told
+        before, so the directory has forgotten it, and what it forgets is kept (1.3).
+        """
+        known = self._groups.by_name.get(route.group)
+        if known is not None and (known.id, known.version) == (route.group_id, route.version):
+            return
+        if known is not None and not known.id:
+            self._flush(now)
+        number = known.number if known is not None else self._groups.next_number
+        self._journal.settle()  # the index knows then what was acknowledged before
+        births = [
+            (queue.id, self._begin(queue, birth))
+            for queue, birth in self._born(route)
+            if self._progress.get(number, queue.id) is None
+        ]
+        meta = [
+            route.group, route.group_id, route.version, route.subscription,
+            {topic: birth.born_ms for topic, birth in route.births.items()},
+        ]
+        self._journal.write(Kind.GROUP, now, queue_id=number, meta=meta, body=births or None)
+
+    def _born(self, route: ops.GroupRoute) -> Iterator[tuple[QueueState, ops.Birth]]:
+        """Queues that are here already, of topics that are new in the subscription."""
+        known = self._groups.by_name.get(route.group)
+        before = known.births if known is not None else {}
+        births = {retry_topic(route.group): _FIRST, **route.births}
+        for name, birth in births.items():
+            topic = self._topics.by_name.get(name)
+            if topic is not None and name not in before:
+                for queue in topic.queues.values():
+                    yield queue, birth
+
+    def _begin(self, queue: QueueState, birth: ops.Birth) -> int:
+        if birth.start == "first":
+            return 0
+        log = self._journal.log
+        # what was stored in the millisecond of the birth was there before
+        time_ms = birth.start_ms if birth.start == "time" else birth.born_ms + 1
+        try:
+            found = log.index.offset_at(queue.id, time_ms, log.end)
+        except Corrupted:
+            return 0  # better too much than too little
+        return int(queue.next) if found is None else found
+
+    def end(self, name: str, group_id: str, now: int) -> None:
+        """Ends a group that the directory named as ended; also one known by its progress alone."""
+        if group_id in self._groups.ended:
+            return
+        known: LocalGroup | None = self._groups.by_name.get(name)
+        dies = known is not None and known.id in ("", group_id)
+        number = known.number if dies and known is not None else 0
+        if number:
+            self._flush(now)
+        self._journal.write(Kind.GROUP_END, now, queue_id=number, meta=group_id)
