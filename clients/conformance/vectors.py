@@ -295,7 +295,7 @@ RESULTS: dict[str, ops.Value] = {
     "nack": ops.NackResult(entries=[ops.Nacked(outcome="retry", due_ms=BORN_MS + 10_000)]),
     "reset": ops.ResetResult(queues=[ops.ResetRow(before=1204, after=7, holder="web-1")]),
     "lag": ops.LagResult(queues=[ops.LagRow(
-        next=1204, min=1000, max=1300, lag=90, at_most=96, ranges=1, oldest_ms=BORN_MS,
+        next=1204, min=1000, max=1300, lag=90, at_most=96, ranges=1, waiting=2, oldest_ms=BORN_MS,
         holder="web-1",
     )]),
     "register": ops.RegisterResult(known=False, newest=(0, 4, 18)),

@@ -70,7 +70,8 @@ def test_group_lag_by_queue_and_in_all(cluster: Cluster, group: str) -> None:
     assert (found["group"], found["lag"]) == (group, 2)
     own = {row["queue"]: row for row in found["queues"] if row["topic"] == group}
     assert set(own[0]) == {
-        "topic", "broker", "queue", "next", "max", "lag", "at_most", "oldest_at", "holder", "error"
+        "topic", "broker", "queue", "next", "max", "lag", "at_most", "waiting", "oldest_at",
+        "holder", "error",
     }
     assert [own[at]["lag"] for at in (0, 1)] == [0, 2]
     assert own[0]["oldest_at"] is None and own[1]["oldest_at"].endswith("Z")
@@ -142,6 +143,9 @@ def test_dlq_export_has_all_with_their_bodies(
     path = tmp_path / "letters"
     assert run(cluster, "dlq", "export", group, "--file", str(path)).stdout == b""
     assert [json.loads(line) for line in path.read_bytes().splitlines()] == shown
+    before = path.read_bytes()
+    assert run(cluster, "dlq", "export", "nobody", "--file", str(path)).returncode == 4
+    assert path.read_bytes() == before, "an error leaves the file alone"
 
 
 def test_dlq_resend_says_what_became_of_each(cluster: Cluster, group: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import deque
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,6 +104,21 @@ def test_batches_are_slices_of_one_queue() -> None:
     assert progress(queue) == (10, []) and bench.mind.handled == 10
 
 
+def test_handler_that_takes_its_batch_apart_ends_nothing_by_it() -> None:
+    def handle(messages: Any) -> None:
+        try:
+            while True:
+                messages.pop(0)
+        except AttributeError:
+            raise ValueError("a batch stays as it is") from None
+
+    bench, queue = Bench(t=Handler(handle, 4)), held()
+    bench.feed_dense(queue, 0, 4)
+    bench.run_all()
+    assert [each.offset for each in bench.answer_all()] == [0, 1, 2, 3]
+    assert bench.mind.handled == 0
+
+
 def test_batch_that_hangs_leaves_the_following_to_others() -> None:
     bench, queue = Bench(t=Handler(nothing, 4)), held()
     bench.make_quick()
@@ -160,6 +177,23 @@ def test_failure_that_comes_with_the_timeout_is_one() -> None:
     assert len(bench.answer_all()) == 1 and bench.mind.retried == 1
 
 
+def test_failure_that_is_said_while_the_timeout_is_noted_is_one() -> None:
+    bench, queue = Bench(timeout_ms=1_000), held()
+    bench.feed_dense(queue, 0, 1)
+    chunk = bench.take()
+    part = next(chunk.rest)
+
+    class Late(deque):
+        def clear(self) -> None:
+            super().clear()
+            chunk.fail(part, ValueError("its owner writes without the lock"))
+
+    chunk.failed = Late()
+    assert bench.look(1_000) == 1
+    assert len(bench.answer_all()) == 1 and bench.mind.retried == 1
+    assert (queue.running, queue.messages) == (0, 0)
+
+
 def test_timeout_of_a_single_counts_from_its_beginning() -> None:
     bench, queue = Bench(timeout_ms=1_000), held()
     bench.feed_dense(queue, 0, 1)
@@ -194,9 +228,9 @@ def test_stale_lease_begins_nothing_until_it_is_fresh_again() -> None:
     bench.feed_dense(queue, 0, 3)
     bench.feed_dense(other, 0, 2)
     queue.keeper.fresh_until = int(bench.now) - 1
-    assert [each.queue for each in bench.run_all()] == [1, 1]
+    assert [each.queue for each in bench.run_all()] == [1, 1] and bench.mind.stale
     queue.keeper.fresh_until = int(bench.now) + 10
-    assert [each.queue for each in bench.run_all()] == [0, 0, 0]
+    assert [each.queue for each in bench.run_all()] == [0, 0, 0] and not bench.mind.stale
 
 
 def test_lease_that_goes_stale_stops_a_chunk() -> None:

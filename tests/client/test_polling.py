@@ -104,6 +104,18 @@ def test_what_was_done_before_the_lease_is_left_out() -> None:
     assert polled.poll() == [] and polled.queue.position == 10
 
 
+def test_copies_that_were_done_are_left_out_by_where_they_stand() -> None:
+    polled = Polled()
+    assert polled.queue.keeper is not None
+    polled.queue.hold("0.1.2", 0, [(1, 2)], polled.queue.keeper)
+    metas = [facts.encode(Facts(topic="t", offset=90 + at)) for at in range(3)]
+    data = b"".join(
+        frame(at, batch_of([(b"again",)]), meta=meta) for at, meta in enumerate(metas)
+    )
+    polled.fetch(data, 3)
+    assert polled.poll() == [90, 92]
+
+
 def test_seek_drops_what_was_decoded() -> None:
     polled = Polled()
     polled.fetch(messages(0, 10), 10)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import zbroker
-from tests.client.both_faces import Handled, Tasks, Threads
+from tests.client.both_faces import Handled, Tasks, Threads, workers
 from tests.support.broker import Broker, environment, wait_for
 from zbroker import Received, limits
 
@@ -143,6 +145,148 @@ def test_consumers_of_a_closed_client_drain_side_by_side() -> None:
     assert said == ["begin 5000", "begin 5000", "wait", "wait"]
 
 
+def test_consumer_that_runs_needs_nobody_who_holds_it(broker, producer, topic) -> None:
+    handled = Handled()
+
+    def begin() -> weakref.ref[zbroker.Client]:
+        client = zbroker.Client(broker.url)
+        consumer = client.consumer(topic, start="first")
+        consumer.on(topic)(handled)
+        consumer.start()
+        return weakref.ref(client)
+
+    client = begin()
+    gc.collect()
+    producer.send(topic, "x")
+    handled.wait(1)
+    running = client()
+    assert running is not None
+    running.close()
+    del running
+    wait_for(lambda: not gc.collect() and client() is None, "what has ended is held no more")
+
+
+def test_pull_consumer_that_nobody_holds_keeps_no_queue(broker, producer, topic) -> None:
+    producer.send(topic, "x")
+    with zbroker.Client(broker.url) as client:
+        def read() -> None:
+            member = client.pull_consumer(topic, start="first")
+            member.subscribe(topic)
+            wait_for(lambda: member.poll(0.2), "the message came")
+
+        read()
+        gc.collect()
+        wait_for(lambda: not client.admin().group(topic).members, "it has left")
+        wait_for(lambda: not client._core.inboxes, "it reads no more")
+
+
+def members_of(client: zbroker.Client, group: str) -> list[str]:
+    try:
+        return sorted(one.client_id for one in client.admin().members(group))
+    except zbroker.NotFound:
+        return []
+
+
+def test_closed_twice_gives_its_name_back_once(broker, topic) -> None:
+    with zbroker.Client(broker.url, client_id="me") as client:
+        members = [client.pull_consumer(topic) for _ in range(3)]
+        for member in members[:2]:
+            member.subscribe(topic)
+            members[0].close()
+        members[2].subscribe(topic)
+        wait_for(
+            lambda: members_of(client, topic) == ["me", "me-2"], "each has a name of its own"
+        )
+
+
+def test_start_that_is_interrupted_leaves(broker, topic, monkeypatch) -> None:
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    with zbroker.Client(broker.url) as client:
+        consumer = client.consumer(topic)
+        consumer.on(topic)(print)
+        client.admin().topics()  # its thread has started
+        with monkeypatch.context() as patch:
+            patch.setattr("zbroker.client.push_threads.threading.Event", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                consumer.start()
+        wait_for(lambda: not client._core.consumers, "it has left, and is not held")
+        consumer.start()
+
+
+def test_callback_of_the_io_thread_cannot_start(broker, producer, topic) -> None:
+    with zbroker.Client(broker.url) as client:
+        consumer = client.consumer(topic)
+        consumer.on(topic)(print)
+        raised: list[BaseException] = []
+
+        def start(future: Any) -> None:
+            try:
+                consumer.start()
+            except zbroker.ZBrokerError as error:
+                raised.append(error)
+
+        client.producer().submit(topic, "x").add_done_callback(start)
+        wait_for(lambda: raised, "it was refused at once")
+        assert "must not wait" in str(raised[0])
+
+
+def test_what_was_stale_goes_on_beside_a_handler_that_hangs(broker, producer, topic) -> None:
+    running, release, handled = threading.Event(), threading.Event(), Handled()
+
+    def handle(message: Received) -> None:
+        if message.body == b"hangs":
+            running.set()
+            release.wait(30)
+        else:
+            handled(message)
+
+    with zbroker.Client(broker.url) as client:
+        consumer = client.consumer(topic, start="first", concurrency=2)
+        consumer.on(topic)(handle)
+        consumer.start()
+        producer.send(topic, "hangs", queue=0)
+        assert running.wait(20)
+        wait_for(
+            lambda: {(topic, 0), (topic, 1)} <= {one[:2] for one in consumer.stats().queues},
+            "both are held",
+        )
+        leasing, inbox = consumer._pushing._sharing.leasing, consumer._pushing.inbox
+        with inbox.lock:
+            leasing.alive = lambda worker, sent_at: None  # nothing is heard any more
+            fresh = {worker: worker.fresh_until for worker in leasing._workers.values()}
+            for worker in fresh:
+                worker.fresh_until = 0
+        producer.send(topic, "x", queue=1)
+        wait_for(lambda: consumer._pushing._handing.stale, "it was fetched and must wait")
+        assert not handled.messages
+        with inbox.lock:
+            for worker, until in fresh.items():
+                worker.fresh_until = until
+        handled.wait(1)
+        release.set()
+
+
+def test_handler_may_raise_anything(face, producer, topic) -> None:
+    class Rude(BaseException):
+        pass
+
+    def act(message: Received) -> None:
+        if message.attempt == 1:
+            raise Rude
+        raise zbroker.DeadLetter
+
+    consumer = face.consumer(topic, start="first", concurrency=1)
+    consumer.on(topic)(Handled(act))
+    consumer.start()
+    producer.send(topic, "x")
+    wait_for(lambda: consumer.stats().retried, "it was given back")
+    assert workers(consumer) == 1
+    consumer.stop()
+
+
 RUN = """
 import sys, threading, zbroker
 client = zbroker.Client(sys.argv[1])
@@ -172,6 +316,14 @@ asyncio.run(main())
 """
 
 
+RUN_TWO = RUN_AIO.replace(
+    "await consumer.run()",
+    """other = client.consumer(sys.argv[2] + "-other")
+        other.on(sys.argv[2])(handle)
+        await asyncio.gather(other.run(), consumer.run())"""
+)
+
+
 def running(broker: Broker, code: str, topic: str) -> subprocess.Popen[str]:
     """A program whose handler has begun."""
     process = subprocess.Popen(
@@ -183,7 +335,7 @@ def running(broker: Broker, code: str, topic: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("code", [RUN, RUN_AIO])
+@pytest.mark.parametrize("code", [RUN, RUN_AIO, RUN_TWO])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_first_signal_drains(broker, producer, topic, code: str, number: int) -> None:
     producer.send(topic, "0.5")
@@ -204,3 +356,30 @@ def test_second_ctrl_c_ends_at_once(broker, producer, topic, code: str) -> None:
     out, _ = process.communicate(timeout=20)
     assert "ended" not in out and process.returncode != 0
     assert time.monotonic() - begun < limits.CLOSE_FLUSH_S
+
+
+def test_no_thread_in_place_of_one_that_hangs_is_told_and_the_client_lives(
+    broker, producer, topic, monkeypatch
+) -> None:
+    release, handled = threading.Event(), Handled()
+
+    def handle(message: Received) -> None:
+        handled(message)
+        release.wait(30)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with zbroker.Client(broker.url) as client:
+        consumer = client.consumer(topic, start="first", concurrency=1, consume_timeout=0.1)
+        consumer.on(topic)(handle)
+        consumer.start()
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        producer.send(topic, "hangs", queue=0)
+        wait_for(lambda: consumer.stats().last_error, "it is told")
+        assert consumer.stats().last_error.code == "BUSY"
+        monkeypatch.undo()
+        release.set()
+        producer.send(topic, "next", queue=0)
+        wait_for(lambda: len(handled.messages) == 2, "the one that came back goes on")
+        consumer.stop()

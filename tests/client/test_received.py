@@ -142,3 +142,13 @@ def test_token_of_the_lease_is_the_fence() -> None:
     [placed] = records.walk(frame(10, made(b"a")))
     [one] = messages_of(frame(10, made(b"a")), placed, PLACE, 0, "0.4.17")
     assert one.fence == "0.4.17" and not read(frame(10, made(b"a")))[0].fence
+
+
+def test_message_stays_as_it_was_whatever_a_handler_does_with_it() -> None:
+    [one] = read(frame(0, batch.encode(
+        message.encode_messages([Message(b"body", headers={"a": "b"})]), 1, born_ms=1
+    )))
+    with pytest.raises(AttributeError):
+        one.body = b"what is given back would be another message"
+    one.headers["a"] = "c"
+    assert one.headers == {"a": "b"}

@@ -84,7 +84,7 @@ def test_told_wanted_by_the_shard_goes_first(how: str) -> None:
     assert [entry.queue for entry in release.request.entries] == [1]
     script.answer(release, released(None))
     assert script.asked(ops.Acquire) == [], "first the other one, if the list still names it"
-    assert numbers(script.one(ops.Acquire, limits.ROUTES_RETRY_MS)) == [1]
+    assert numbers(script.one(ops.Acquire, limits.LEASE_YIELD_MS)) == [1]
 
 
 def test_refused_release_is_sent_again_until_the_lease_would_expire() -> None:

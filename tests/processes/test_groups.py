@@ -52,7 +52,7 @@ def all_but_one_are_done(server: Server, topic: str) -> bool:
     return bool(done) and (done.next, done.acked) == (HUNG, ((HUNG + 1, HUNG + 100),))
 
 
-@pytest.mark.parametrize("end", ["closed", "killed"])
+@pytest.mark.parametrize("end", ["closed", pytest.param("killed", marks=pytest.mark.slow)])
 def test_exactly_the_message_that_hung_comes_again(server: Server, start: Start, end: str) -> None:
     topic = f"hung-{end}"
     client = server.client()
@@ -74,6 +74,7 @@ def test_exactly_the_message_that_hung_comes_again(server: Server, start: Start,
     assert [event.offset for event in two.events("end")] == [HUNG, HUNG + 100]
 
 
+@pytest.mark.slow
 def test_members_come_and_go_under_load(server: Server, start: Start) -> None:
     """1, 2, 4, 8 members and back: no loss, no duplicate, everybody works, never two at once."""
     client = server.client()
@@ -119,6 +120,7 @@ def test_what_is_sent_after_start_has_returned_is_seen(server: Server, start: St
     assert not seen & {(each.queue, each.offset) for each in old}
 
 
+@pytest.mark.slow
 def test_new_revision_replaces_the_old_members(server: Server, start: Start) -> None:
     """v2 beside v1: v1 drains and leaves, nothing is lost, nothing is done twice."""
     client = server.client()

@@ -19,7 +19,7 @@ from tests.processes.sending import Sender, sending
 from tests.support.broker import wait_for
 from tests.support.caller import Caller
 from tests.support.cluster import Cluster
-from zbroker import Client, Progress, Queue, limits
+from zbroker import Client, Progress, Queue, ZBrokerError, limits
 from zbroker.wire import ops
 
 EXPIRY_S = limits.LEASE_EXPIRY_MS / 1000
@@ -117,7 +117,7 @@ def _story(cluster: Cluster, client: Client, start: Start) -> Silence:
     client.producer().send_many(RAW, ["x"] * 5, queue=0)
     with sending(client, KILLED) as one, sending(client, PAUSED) as two:
         for crew in crews.values():
-            wait_for(lambda crew=crew: all(each.events("end") for each in crew), "all work", 40)
+            wait_for(lambda crew=crew: all(map(_has_worked, crew)), "all work", 40)
         dead, frozen = crews[KILLED][0], crews[PAUSED][0]
         acknowledged = _progress(client, KILLED)
         dead.kill()
@@ -135,6 +135,12 @@ def _story(cluster: Cluster, client: Client, start: Start) -> Silence:
         places = {KILLED: one.stop(), PAUSED: two.stop()}
     return Silence(cluster, crews[KILLED], dead, acknowledged, killed_at, crews[PAUSED], frozen,
                    places, raw)
+
+
+def _has_worked(member: Member) -> bool:
+    """Long enough that much of it was acknowledged."""
+    events = member.events("end")
+    return bool(events) and events[-1].at - events[0].at > 2 * limits.PROGRESS_INTERVAL_MS / 1000
 
 
 def _progress(client: Client, topic: str) -> dict[Queue, Progress]:
@@ -237,3 +243,55 @@ def _soon(dice: random.Random, deed: Callable[[], None]) -> None:
     """Does it at a random moment of the next half second."""
     threading.Event().wait(dice.uniform(0, 0.5))
     deed()
+
+
+STEPS = 6  # more records than one hand-over writes at any worker
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_worker_killed_at_each_write_of_a_hand_over(tmp_path: Path, moment: str) -> None:
+    """All was acknowledged before, so that nothing may come twice either."""
+    with Cluster(tmp_path / "data") as cluster, Client(cluster.url) as client:
+        client.admin().create_topic("steps", queues=8)
+        start = Start(cluster.url, tmp_path)
+        try:
+            stays = start("stays", "steps").wait_started()
+            for step in range(1, STEPS + 1):
+                _send_and_wait(client, start.members)
+                cluster.arm(f"serving.sync.{moment}=kill@{step}")
+                comes = start(f"comes-{step}", "steps").wait_started()
+                _wait_held_by(client, stays, comes)
+                cluster.arm(f"serving.sync.{moment}=kill@{step}")
+                comes.close()
+                assert comes.wait_ended() == 0, comes.said()
+                _wait_held_by(client, stays)
+                cluster.arm("")
+                cluster.wait_ready()
+            _send_and_wait(client, start.members)
+            begun = [event.place for member in start.members for event in member.events("begin")]
+            assert len(begun) == len(set(begun)), "handled twice"
+            check_one_at_a_time(start.members)
+            assert cluster.endpoints["restarts"]["worker-0"] >= STEPS / 2, "nothing was killed"
+        finally:
+            start.end()
+
+
+def _send_and_wait(client: Client, members: list[Member]) -> None:
+    receipts = client.producer(batch_messages=5).send_many("steps", ["x"] * 40)
+    wait_handled(members, {(each.queue, each.offset) for each in receipts})
+    wait_for(lambda: client.admin().lag("steps").total == 0, "all is acknowledged")
+
+
+def _wait_held_by(client: Client, *members: Member) -> None:
+    wanted = {member.name for member in members}
+
+    def held() -> bool:
+        try:
+            rows = client.admin().lag("steps").queues
+        except ZBrokerError as error:
+            assert error.retryable, error  # the directory has just been killed
+            return False
+        return {row.holder for row in rows if row.queue.topic == "steps"} == wanted
+
+    wait_for(held, f"{wanted} hold the queues", 60)

@@ -165,6 +165,17 @@ def test_deferred_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert codes == ["", "", "", "", "BUSY", "BUSY"]
 
 
+def test_what_was_deferred_need_not_fit_into_one_segment() -> None:
+    lone = Lone()
+    lone.shard.wants_roll = True
+    lone.shard.log._room_end = lone.shard.log.end
+    queues = limits.QUEUES_A_TOPIC_MAX
+    numbers = [lone.send(_create(f"t{number}", queues)) for number in range(16)]
+    for _ in numbers:
+        lone.sync()
+    assert [lone.replies[number].code for number in numbers] == [""] * len(numbers)
+
+
 def test_a_read_is_served_while_produces_wait() -> None:
     lone = Lone()
     lone.create("t")

@@ -279,6 +279,47 @@ def test_one_list_is_bounded(members: Members, monkeypatch: pytest.MonkeyPatch) 
     assert sum(map(len, members.poll(1).result.queues.values())) == 3
 
 
+def test_groups_that_one_topic_concerns_are_divided_in_steps(
+    lone: Lone, members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("a", "b", "c")
+    before = {}
+    for number, name in enumerate(names):
+        members.join(number, name)
+        before[name] = members.poll(number, name).result.version
+    lone.turn(limits.JOINS_GATHERED_MS + 100)
+    monkeypatch.setattr(limits, "GROUPS_DIVIDED_A_TURN", 1)
+    lone.ask(ops.TopicUpdate(id=0, topic="t", queues=5))
+    lone.now += limits.JOINS_GATHERED_MS + 100
+
+    def divided() -> int:
+        return sum(
+            members.poll(number, name).result.version != before[name]
+            for number, name in enumerate(names)
+        )
+
+    membership = lone.shard.home.membership  # type: ignore[union-attr]
+    membership.tick(lone.now, lambda: True)
+    due_ms = membership.next_deadline()
+    assert len(membership._to_divide) == 2 and due_ms is not None and due_ms <= lone.now
+    assert divided() == len(names), "in the turns that follow at once"
+
+
+def test_joins_that_wait_for_a_client_id_are_bounded(
+    lone: Lone, members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members.join(1)
+    members.join(3)
+    first = _late_join(lone, 2)
+    monkeypatch.setattr(limits, "PARKED_HEADERS_BYTES_MAX", 200)
+    assert members.join(4, client_id="web-3").code == "BUSY"
+    members.poll(1)
+    assert lone.replies[first].code == "CLIENT_ID_IN_USE"
+    other = lone.send(join(4, client_id="web-3"))
+    lone.turn()
+    assert not lone.replied(other), "there is room again"
+
+
 def test_many_polls_leave_nothing_behind(lone: Lone, members: Members) -> None:
     members.join(1)
     version = members.poll(1).result.version

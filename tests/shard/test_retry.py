@@ -68,6 +68,19 @@ def test_the_message_is_acknowledged_where_it_stood_and_no_other(lone: Lone) -> 
     assert (done.next, done.ranges) == (0, [(1, 2)])
 
 
+def test_a_retry_that_waits_is_told_as_waiting(lone: Lone) -> None:
+    give_back(lone, 1, b"b")
+
+    def told() -> tuple[int, int]:
+        queues = [ops.QueueEntry(RETRY, 0)]
+        [row] = lone.ask(ops.Lag(id=1, group="g", queues=queues)).result.queues
+        return row.waiting, row.lag
+
+    assert told() == (1, 0)
+    fire(lone, LADDER_MS[0])
+    assert told() == (0, 1)
+
+
 def test_the_ladder_and_then_the_dead_letters(lone: Lone) -> None:
     """16 retries at the ladder's times; the 17th failure is a dead letter."""
     row = give_back(lone, 0, b"a")

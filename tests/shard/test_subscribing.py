@@ -8,7 +8,7 @@ from tests.shard.joining import Members, code, join, session, tables
 from tests.shard.lone import Lone
 from zbroker import limits
 from zbroker.shard.shard import INNER
-from zbroker.wire import ops
+from zbroker.wire import codec, ops
 
 
 @pytest.fixture
@@ -89,6 +89,23 @@ def test_what_cannot_be_is_refused(lone: Lone, members: Members, facts: dict[str
     assert lone.shard.log.records == records
 
 
+def test_held_progress_wins_when_its_topic_is_subscribed_later(
+    lone: Lone, members: Members
+) -> None:
+    lone.create("u")
+    lone.produce("u", 0, [b"x"] * 10)
+    members.join(1, topics="t")
+    lone.send(ops.Commit(id=0, group="g", entries=[ops.CommitEntry("u", 0, 4)], urgent=False))
+    members.join(1, topics="t u", revision=1)
+    assert lone.progress("g", "u", 0).next == 4
+
+
+def test_a_config_names_queues_that_there_may_be(lone: Lone) -> None:
+    for number in (-1, limits.QUEUES_A_TOPIC_MAX, limits.INTEGER_MAX):
+        with pytest.raises(codec.BadRequest, match="config"):
+            lone.send(join(1, strategy="config", config={"web-1": {"t": [number]}}))
+
+
 def test_dead_letters_may_be_subscribed(members: Members) -> None:
     members.join(1)
     members.join(2, "undertaker", subscription={"%DLQ%g": []})
@@ -121,6 +138,26 @@ def test_groups_are_bounded(members: Members, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(limits, "GROUPS_MAX", 1)
     members.join(1, "g")
     assert members.join(1, "h").code == "TOO_LARGE"
+
+
+def test_all_subscriptions_together_are_bounded(
+    lone: Lone, members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = lone.shard.state.subscriptions
+    members.join(1, "a", revision=1)
+    one = table.bytes
+    monkeypatch.setattr(limits, "GROUP_ROWS_BYTES_MAX", 2 * one)
+    assert members.join(2, "b").code == ""
+    assert members.join(3, "c").code == "TOO_LARGE"
+    assert members.join(1, "a", revision=1).code == "", "what is there stays"
+    held = table.bytes
+    lone.roll()
+    lone.restart()
+    assert lone.shard.state.subscriptions.bytes == held
+    members.leave(2, "b")
+    assert lone.ask(ops.GroupDelete(id=0, group="b")).code == ""
+    assert lone.shard.state.subscriptions.bytes == one
+    assert members.join(3, "c").code == ""
 
 
 def test_a_subscription_is_bounded(
@@ -283,6 +320,20 @@ def test_a_join_waits_for_the_newest_row_and_the_topics_of_the_group() -> None:
     assert not lone.replied(joining), "that was the row before"
     _confirm(lone, groups=[(row.id, row.version + 1)])
     assert lone.replies[joining].result.waiting == []
+
+
+def test_joins_that_wait_for_shards_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PARKED_HEADERS_BYTES_MAX", 200)
+    lone = Lone(shards=2)
+    first, second, third = (lone.send(join(number, f"g{number}")) for number in range(3))
+    lone.turn()
+    assert [lone.replied(one) for one in (first, second, third)] == [False, True, True]
+    assert lone.replies[second].result.waiting == [1], "it is in, and knows who is missing"
+    lone.turn(limits.CONFIRM_WAIT_MS)
+    assert lone.replies[first].result.waiting == [1]
+    fourth = lone.send(join(4, "g4"))
+    lone.turn()
+    assert not lone.replied(fourth), "there is room again"
 
 
 def test_an_end_is_told_until_every_shard_has_confirmed_it(

@@ -62,6 +62,7 @@ class Handling:
     Attributes:
         attempt: as the message said.
         outcome: "done", "retry", "dead"; "" if it never came to its end.
+        cut: the lease was released before it was acknowledged.
     """
 
     life: str
@@ -75,6 +76,7 @@ class Handling:
     began_ms: int
     outcome: str = ""
     ended_ms: int = 0
+    cut: bool = False
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tests.support.group_history import Claimed, GroupHistory, Handling
+from tests.support.group_history import Claimed, Granted, GroupHistory, Handling
 from tests.support.history import History, QueueKey
 from tests.support.ledger import FOREVER, Lease, Ledger, Placement, Tenure
 from tests.support.oracle import covered
@@ -176,14 +176,19 @@ class GroupJudge:
         """An offset is handled twice only if its lease was taken, or a reset went back."""
         for lease, handlings in self._handlings.items():
             before: dict[int, Handling] = {}
-            for one in handlings:
+            for one in sorted(handlings, key=lambda one: self._began(lease, one)):
                 earlier = before.get(one.offset)
                 before[one.offset] = one
                 if earlier is not None and not self._repeat_is_fair(lease, earlier, one):
                     yield (
-                        f"I5: {lease} {one.offset} {one.body!r}: handled at {earlier.began_ms} "
-                        f"under {earlier.token} and at {one.began_ms} under {one.token}"
+                        f"I5: {lease} {one.offset} {one.body[:20]!r} is handled at "
+                        f"{earlier.began_ms} {earlier.token} and {one.began_ms} {one.token}"
                     )
+
+    def _began(self, lease: Lease, one: Handling) -> tuple[int, int]:
+        """In the order of leases: who has lost one may still handle what it was given before."""
+        tenure = self._tenures.get((lease, one.token))
+        return (tenure.began_ms if tenure is not None else 0, one.began_ms)
 
     def _repeat_is_fair(self, lease: Lease, earlier: Handling, later: Handling) -> bool:
         tenure = self._tenures.get((lease, earlier.token))
@@ -194,17 +199,15 @@ class GroupJudge:
         if tenure.end != "released":
             return True
         assert tenure.done is not None
-        if tenure.done.holds(earlier.offset):
-            return False
-        return earlier.outcome != "done" or earlier.ended_ms >= tenure.ended_ms
+        return earlier.cut and not tenure.done.holds(earlier.offset)
 
     # --- I6 -------------------------------------------------------------------------------------
 
     def progress_is_kept(self) -> Iterator[str]:
         """What was acknowledged is there at the end, and at every later grant."""
-        grants: dict[Lease, list[tuple[int, int, list[tuple[int, int]]]]] = defaultdict(list)
+        grants: dict[Lease, list[Granted]] = defaultdict(list)
         for grant in self._told.grants:
-            grants[grant.life, grant.key].append((grant.asked_ms, grant.next, grant.ranges))
+            grants[grant.life, grant.key].append(grant)
         for claim in self._told.claims:
             lease = (claim.life, claim.key)
             ledger = self._at.get(claim.key)
@@ -213,16 +216,19 @@ class GroupJudge:
             if claim.key in ledger.ended:
                 continue
             done = ledger.done.get(lease)
-            looks = [one for one in grants[lease] if one[0] >= claim.told_ms]
+            looks = [
+                (one.told_ms, one.next, one.ranges)
+                for one in grants[lease] if one.asked_ms >= claim.told_ms
+            ]
             if done is not None and claim.life in ledger.groups:
                 looks.append((FOREVER, done.next, done.ranges))
-            for asked_ms, following, ranges in looks:
+            for at_ms, following, ranges in looks:
                 if not covered(following, ranges, claim.next, claim.ranges) and not self._resets(
-                    lease, claim.asked_ms, asked_ms
+                    lease, claim.asked_ms, at_ms
                 ):
                     yield (
                         f"I6: {lease}: {claim.op} of {claim.next} {claim.ranges} was taken at "
-                        f"{claim.told_ms}, {following} {ranges} is there at {asked_ms}"
+                        f"{claim.told_ms}, {following} {ranges} is there at {at_ms}"
                     )
 
     def _counts(self, claim: Claimed) -> bool:

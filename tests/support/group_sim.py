@@ -34,7 +34,8 @@ SUBSCRIPTIONS: tuple[list[dict[str, list[str]]], ...] = (
     [{"t1": ["red", "blue"], "t2": []}, {"t1": [], "t2": [], "t3": []}],
     [{"t1": [], "t2": []}, {"t1": ["red", "blue"], "t2": [], "t3": []}],
 )
-LATE_MS, DRAIN_MS, SLOWER = 30_000, 600_000, 8
+SLOWER = 8  # than the producers of `sim`: members come and go for a minute
+LATE_MS, DRAIN_MS, ASLEEP_MS = 30_000, 600_000, (2_000, 20_000, 45_000)
 QUIET_MS, QUIETS = 1_000, 15  # a poll that was lost is noticed within
 
 
@@ -135,6 +136,9 @@ class GroupWorld(World):
         elif dice < 0.35:
             self.history.note(self.net.clock.now, f"shard-{host.number}", "nemesis: torn nack")
             self._taps[host.number].tears = self.chance.choice((1, 3))
+        elif dice < 0.37:
+            self.net.clock.advance_to(self.net.clock.now + self.chance.choice(ASLEEP_MS))
+            self.history.note(self.net.clock.now, "all", "the machine has slept")
         elif dice < 0.7:
             self._befalls(self.chance.choice(self._members))
 

@@ -87,6 +87,12 @@ class Hold:
             return False
         return not (self.running or self.failed) or now - self.drain_since > limits.LEASE_DRAIN_MS
 
+    def give_up(self) -> None:
+        """The lease is released; what still runs is somebody else's too."""
+        for got in self.pending.values():
+            if got.handling is not None:
+                got.handling.cut = True
+
     @property
     def ready(self) -> list[Got]:
         """What no handler has begun, in order."""

@@ -87,6 +87,7 @@ class Member(Process):
             self._poll()
         else:
             self._join()
+        self._finish()
         self._drain_what_is_not_mine()
         for shard in self._shards():
             self._at(shard)
@@ -229,6 +230,8 @@ class Member(Process):
         ready = [hold for hold in self._holds(shard) if hold.drained(self.now)]
         if not ready:
             return
+        for hold in ready:
+            hold.give_up()
         said = [hold.progress() for hold in ready]
         entries = [
             ops.ReleaseEntry(*hold.name, hold.token, *progress, hold.key[0])
@@ -301,8 +304,7 @@ class Member(Process):
     # --- handling -------------------------------------------------------------------------------
 
     def _handle(self) -> None:
-        """Ends what has run long enough, begins what may begin."""
-        self._finish()
+        """Begins what may begin."""
         running = sum(len(hold.running) for hold in self._hold.values())
         for hold in self._hold.values():
             silent_ms = self.now - self.alive.get(hold.shard, -limits.LEASE_STOP_MS)
@@ -324,6 +326,7 @@ class Member(Process):
         self.told.handlings.append(got.handling)
 
     def _finish(self) -> None:
+        """Ends what has run long enough."""
         for hold in self._hold.values():
             for got in hold.running:
                 if got.until_ms <= self.now:

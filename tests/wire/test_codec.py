@@ -121,3 +121,13 @@ def test_errors_go_round(code, text, facts):
 def test_unknown_error_code_keeps_its_flags():
     found = codec.error_from({"code": "LATER", "message": "m", "retryable": True, "x": 1})
     assert type(found) is ZBrokerError and found.retryable and found.facts == {"x": 1}
+
+
+@pytest.mark.parametrize("header", [
+    b'{"id":1,"op":"ping","epoch":"%s"}',
+    b'{"id":1,"op":"follow","boot":"%s"}',
+    b'{"id":1,"op":"member","group":"g","session":"00000000000000a1","version":"%s"}',
+])
+def test_texts_that_wait_with_their_request_are_short(header: bytes) -> None:
+    codec.decode_request(header % (b"x" * limits.TOKEN_CHARS_MAX))
+    assert "length" in str(refused(header % (b"x" * (limits.TOKEN_CHARS_MAX + 1))).error)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=1), help="Leave after so many messages.")
 @click.option(
     "--exit-idle", type=click.FloatRange(min=0), metavar="SECONDS",
-    help="Leave when nothing has come for so long.",
+    help="Leave when nothing has come for so long; default: never.",
 )
 @click.option("-o", "--output", type=click.Choice(["jsonl"]), help="All fields, a line a message.")
 @nameserver_option

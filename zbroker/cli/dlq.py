@@ -72,7 +72,8 @@ def show(group: str, limit: int, nameserver: str | None, output: str | None) -> 
 def export(group: str, path: str | None, nameserver: str | None) -> None:
     """Dead letters of GROUP and their bodies, a line of JSON each."""
     with connect(nameserver) as client:
-        letters = _all(client.admin(), group)
+        admin = client.admin()
+        letters = _all(admin, group, admin.dead_letters(group))  # an error leaves the file alone
         if path is None:
             count = _write(letters, sys.stdout.buffer)
         else:
@@ -163,9 +164,8 @@ def _outcome(row: DeadLetterOutcome) -> dict[str, Any]:
     }
 
 
-def _all(admin: Admin, group: str) -> Iterator[DeadLetterInfo]:
-    """A page at a time, so that not all bodies are in memory."""
-    page = admin.dead_letters(group)
+def _all(admin: Admin, group: str, page: list[DeadLetterInfo]) -> Iterator[DeadLetterInfo]:
+    """A page at a time from the first on, so that not all bodies are in memory."""
     while page:
         yield from page
         page = admin.dead_letters(group, after=page[-1])

@@ -34,7 +34,7 @@ def group() -> None:
 @nameserver_option
 @output_option
 def list_groups(nameserver: str | None, output: str | None) -> None:
-    """All groups; a lag or number that cannot be known now is shown as -."""
+    """All groups and how far they are behind; - is unknown."""
     with connect(nameserver) as client:
         groups = client.admin().groups()
     print_rows(map(_row, groups), output, ["group", "mode", "members", "lag", "dead_letters"])
@@ -45,7 +45,10 @@ def list_groups(nameserver: str | None, output: str | None) -> None:
 @nameserver_option
 @output_option
 def show(name: str, nameserver: str | None, output: str | None) -> None:
-    """Subscription and members of group NAME."""
+    """Subscription and members of group NAME.
+
+    A topic without tags is read whole. Mode leased: one member at a time reads a queue.
+    """
     with connect(nameserver) as client:
         admin = client.admin()
         info, members = admin.group(name), admin.members(name)
@@ -69,11 +72,15 @@ def show(name: str, nameserver: str | None, output: str | None) -> None:
 @nameserver_option
 @output_option
 def lag(name: str, nameserver: str | None, output: str | None) -> int:
-    """How far group NAME is behind, in all and by queue; - is unknown."""
+    """How far group NAME is behind, in all and by queue; - is unknown.
+
+    Waiting are retries whose time has not come: they are in the lag from then on.
+    """
     with connect(nameserver) as client:
         found = client.admin().lag(name)
     rows = list(map(_lag, found.queues))
-    print_facts({"group": name, "lag": found.total, "queues": rows}, output)
+    facts = {"group": name, "lag": found.total, "waiting": found.waiting, "queues": rows}
+    print_facts(facts, output)
     failures = [row.error for row in found.queues if row.error is not None]
     return partly(failures, len(rows) - len(failures))
 
@@ -114,7 +121,9 @@ def reset(
     nameserver: str | None,
     output: str | None,
 ) -> int:
-    """Set where group NAME continues in TOPIC; its members go on from there.
+    """Set where group NAME continues in TOPIC.
+
+    Members go on from there at once; without any, the next one does.
 
     \b
     zbroker group reset billing orders --to begin
@@ -147,7 +156,8 @@ def delete(name: str, yes: bool, dry_run: bool, nameserver: str | None) -> None:
         letters = "an unknown number of" if info.dead_letters is None else info.dead_letters
         what = f"group {name} with {info.members} members and {letters} dead letters"
         if dry_run:
-            talk(f"would delete {what}")
+            refused = ": refused until its members have stopped" if info.members else ""
+            talk(f"would delete {what}{refused}")
             return
         confirm("delete", what, yes)
         admin.delete_group(name)
@@ -186,6 +196,7 @@ def _lag(row: QueueLag) -> dict[str, Any]:
         "max": row.max,
         "lag": row.lag,
         "at_most": row.at_most,
+        "waiting": row.waiting,
         "oldest_at": instant(row.oldest_at) if row.oldest_at else None,
         "holder": row.holder,
         "error": row.error.code if row.error else None,

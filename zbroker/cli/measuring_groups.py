@@ -60,7 +60,7 @@ def _batch(client: Client, plan: Plan) -> Figures:
                 all_came.set()
 
     fill(client, plan)
-    with _member(client, plan, handle, batch=plan.batch):
+    with _member(client, plan, handle, batch=min(plan.batch, limits.HANDLER_BATCH_MAX)):
         _wait(all_came, "messages")
         took = _clock() - begun[0]
     assert size == seen * plan.size

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from zbroker import limits
 from zbroker.errors import ZBrokerError
 
 PARTLY = 3
@@ -114,6 +115,7 @@ def _text(value: Any) -> str:
 
 
 def _print_table(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
+    """No word is cut: people copy ids. What is still too wide the terminal wraps."""
     from rich.console import Console
     from rich.table import Table
 
@@ -121,7 +123,11 @@ def _print_table(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         numbers = all(type(row.get(name)) in (int, float) for row in shown)
-        table.add_column(name, justify="right" if numbers else "left")
+        words = not any(" " in _text(row.get(name)) for row in shown)
+        table.add_column(name, justify="right" if numbers else "left", no_wrap=words)
     for row in shown:
         table.add_row(*(_text(row.get(name)) for name in names))
-    Console().print(table)
+    console = Console(markup=False, emoji=False)  # causes and names are any text
+    free = console.options.update(max_width=limits.INTEGER_MAX)
+    console.width = max(console.width, console.measure(table, options=free).minimum)
+    console.print(table)

@@ -17,7 +17,7 @@ import msgspec
 
 from zbroker import limits
 from zbroker.client.places import Place, QueuePlace
-from zbroker.client.received import Received
+from zbroker.client.received import Received, standing_of
 from zbroker.client.tracking import Tracker
 from zbroker.names import Queue
 from zbroker.wire import ops
@@ -204,9 +204,9 @@ class Assigned:
     def unskipped(self, messages: list[Received]) -> list[Received]:
         """Without those that were done already when the lease was granted."""
         skips = self.skips
-        if not skips or not messages or messages[0].offset >= skips[-1][1]:
+        if not skips or not messages or standing_of(messages[0]) >= skips[-1][1]:
             return messages
-        return [one for one in messages if not _within(skips, one.offset)]
+        return [one for one in messages if not _within(skips, standing_of(one))]
 
     def progress(self) -> tuple[ops.CommitEntry, int]:
         """What is done, as a commit says it, and the version of the tracker that it is."""

@@ -191,7 +191,7 @@ class Client(_Closing):
         return PullConsumer(self, group, start, options)
 
     def admin(self) -> Admin:
-        """Topics and brokers."""
+        """Topics, groups, dead letters and brokers."""
         return Admin(self)
 
     def close(self) -> None:

@@ -37,8 +37,8 @@ class Handler:
     """A user's function, and how many calls of it are worth a chunk.
 
     Args:
-        call: takes a Received, or a list of them.
-        batch: messages that a call gets at most, in a list; 0 for one, bare.
+        call: takes a Received, or a tuple of them.
+        batch: messages that a call gets at most, in a tuple; 0 for one, bare.
     """
 
     __slots__ = ("batch", "call", "cost_ms")
@@ -174,7 +174,8 @@ class Run:
         self.first = standing_of(taken[-1]) + 1
         parts: list[Any] = taken
         if batch:
-            parts = [taken[place : place + batch] for place in range(0, len(taken), batch)]
+            cuts = range(0, len(taken), batch)
+            parts = [tuple(taken[place : place + batch]) for place in cuts]
         return Chunk(self.source, self.handler, parts, first, now)
 
 
@@ -188,7 +189,7 @@ class Chunk:
                 chunk.fail(part, error)
 
     Attributes:
-        parts: each for one call: a message, or a list of them.
+        parts: each for one call: a message, or a tuple of them, which no handler can change.
         rest: gives them out.
         first: the first offset that is not settled.
         settled: how many parts are.

@@ -101,7 +101,8 @@ class Core:
 
     Attributes:
         inboxes: of the consumers that are open.
-        consumers: push consumers of either face, to be stopped with the client.
+        consumers: push consumers of either face that run: each is held, and holds its client, until
+            it ends, so that none ends because nobody names it any more.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Core:
         self.flows = Flows(self.session, self.finder)
         self.outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
         self.inboxes: weakref.WeakSet[Inbox] = weakref.WeakSet()
-        self.consumers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.consumers: set[Any] = set()
         self._member_ids: set[tuple[str, str]] = set()
         self._event = event
 

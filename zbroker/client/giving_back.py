@@ -192,7 +192,7 @@ def _copy_of(back: Back) -> bytes:
     head = placed.head
     sequence = head.base_sequence + standing_of(what) - placed.base if head.producer_id else 0
     item: Any = (what.body,)
-    if what.tag or what.keys or what.headers:
+    if what.tag or what.keys or what._headers:
         item = Message(what.body, what.tag, what.keys, what.headers)
     return batch.encode(
         message.encode_messages([item]), 1, born_ms=head.born_ms, producer_id=head.producer_id,

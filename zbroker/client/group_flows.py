@@ -242,7 +242,9 @@ def lag(name: str) -> Flow:
     rows = yield from lags((name, topic) for topic in topics)
     shown = [row for row in rows.values() if known.routes or _has_progress(row)]
     shown.sort(key=lambda row: row.queue)
-    return GroupLag(name, total(row.lag for row in shown), tuple(shown))
+    return GroupLag(
+        name, total(row.lag for row in shown), total(row.waiting for row in shown), tuple(shown)
+    )
 
 
 def _has_progress(row: QueueLag) -> bool:

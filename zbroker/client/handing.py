@@ -41,6 +41,7 @@ class Handing:
         handled, retried, dead, timed_out: messages so far.
         room: the I/O thread should look: room was made, something is to be sent or looked at.
         shared: what waited behind a handler that hangs is there for others.
+        stale: something is left that must not begin until its lease is surely ours again.
         errors: what cannot be read or given back, to be told.
     """
 
@@ -53,7 +54,7 @@ class Handing:
     ) -> None:
         self.running: dict[Chunk, None] = {}
         self.handled = self.retried = self.dead = self.timed_out = 0
-        self.room = self.shared = False
+        self.room = self.shared = self.stale = False
         self.errors: list[ZBrokerError] = []
         self._handlers, self._take_fetch, self._back = handlers, take_fetch, giving_back
         self._timeout_ms = timeout_ms
@@ -71,7 +72,7 @@ class Handing:
             A chunk to be run and finished; a source to be read and brought back by `put`; or
             nothing.
         """
-        ready = self._ready
+        ready, self.stale = self._ready, False
         for _ in range(len(ready)):
             run = ready[0]
             if run.source.is_void():
@@ -79,6 +80,7 @@ class Handing:
                 run.source.settle(run.left)
             elif now > run.source.assigned.fresh_until:
                 ready.rotate(-1)
+                self.stale = True
             else:
                 return self._begin(run, now)
         return self._next_source(now)
@@ -197,23 +199,24 @@ class Handing:
 
     def _next_source(self, now: float) -> Source | None:
         for _ in range(len(self._sources)):
-            source = self._sources.popleft()
-            if source.is_void():
-                source.close()
-            elif now > source.assigned.fresh_until:
-                self._sources.append(source)
-            else:
+            if self._may_read(source := self._sources.popleft(), now):
                 return source
         while (fetch := self._take_fetch()) is not None:
             self.room = True
-            source = Source(fetch)
-            if source.is_void():
-                source.close()
-            elif now > source.assigned.fresh_until:
-                self._sources.append(source)
-            else:
+            if self._may_read(source := Source(fetch), now):
                 return source
         return None
+
+    def _may_read(self, source: Source, now: float) -> bool:
+        """Says whether to go on with a source now; one that is stale waits."""
+        if source.is_void():
+            source.close()
+        elif now > source.assigned.fresh_until:
+            self._sources.append(source)
+            self.stale = True
+        else:
+            return True
+        return False
 
     def _by_handler(
         self, source: Source, messages: list[Received]
@@ -260,6 +263,8 @@ class Handing:
         count = sum(map(len, parts)) if chunk.handler.batch else len(parts)
         while chunk.failed and (at := standing_of(chunk.failed[0][0])) < end:
             message, verdict = chunk.failed.popleft()
+            if at < first:  # said twice: its owner failed while its time ran out
+                continue
             tracker.done(first, at)
             first = at + 1
             count -= 1

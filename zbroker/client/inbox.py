@@ -6,8 +6,10 @@ group has one mind more, and is otherwise the same.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from zbroker import limits
@@ -20,7 +22,7 @@ from zbroker.client.fetching import FetchOut
 from zbroker.client.places import Place, TopicView
 from zbroker.client.sharing import Sharing
 from zbroker.clock import monotonic_ms
-from zbroker.errors import ZBrokerError
+from zbroker.errors import Closed, ZBrokerError
 from zbroker.wire import ops
 
 Joined = Callable[[ZBrokerError | None], None]
@@ -138,10 +140,18 @@ class Inbox:
         except ZBrokerError:
             done()
 
+    def abandon(self) -> None:
+        """Its consumer is gone without a close: leaves. A finalizer may be anywhere: no lock."""
+        done = partial(self.close, Closed("the consumer was forgotten"))
+        with contextlib.suppress(ZBrokerError):  # a closed client has left
+            self._core.io.post(lambda _: self.leave(0, done))
+
     def close(self, error: ZBrokerError) -> None:
         """Ends reading."""
         with self.lock:
-            self.closed = self.closed or error
+            if self.closed is not None:
+                return
+            self.closed = error
             callbacks, self._callbacks = self._callbacks, []
             self._some.notify_all()
         for callback in callbacks:

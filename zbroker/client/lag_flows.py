@@ -34,6 +34,7 @@ class QueueLag(msgspec.Struct, frozen=True):
         max: the offset that the next message will get.
         lag: messages for the group that are not acknowledged.
         at_most: a bound for it, known more often.
+        waiting: retries whose time has not come.
         oldest_at: when the oldest of them was stored; None also if there is none.
         holder: client id of the member that reads it, "" for nobody.
         error: why the row is unknown.
@@ -44,16 +45,25 @@ class QueueLag(msgspec.Struct, frozen=True):
     max: int | None
     lag: int | None
     at_most: int | None
+    waiting: int | None
     oldest_at: datetime | None
     holder: str = ""
     error: ZBrokerError | None = None
 
 
 class GroupLag(msgspec.Struct, frozen=True):
-    """How far a group is behind: `total` is None if any queue's lag is unknown."""
+    """How far a group is behind.
+
+    Attributes:
+        group: its name.
+        total: messages that are not acknowledged; None if any queue's lag is unknown.
+        waiting: retries whose time has not come; None if any queue's are unknown.
+        queues: each of them.
+    """
 
     group: str
     total: int | None
+    waiting: int | None
     queues: tuple[QueueLag, ...]
 
 
@@ -144,6 +154,7 @@ def _queue_lag(place: QueuePlace, row: ops.LagRow) -> QueueLag:
         max=row.max,
         lag=row.lag if row.lag >= 0 else None,
         at_most=row.at_most,
+        waiting=row.waiting,
         oldest_at=instant(row.oldest_ms) if row.oldest_ms >= 0 else None,
         holder=row.holder,
     )
@@ -151,7 +162,7 @@ def _queue_lag(place: QueuePlace, row: ops.LagRow) -> QueueLag:
 
 def unknown(place: QueuePlace, error: ZBrokerError) -> QueueLag:
     """The row of a queue that nobody answers for."""
-    return QueueLag(name_of(place), None, None, None, None, None, error=error)
+    return QueueLag(name_of(place), None, None, None, None, None, None, error=error)
 
 
 def unconfirmed(place: QueuePlace) -> ZBrokerError:

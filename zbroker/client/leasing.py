@@ -101,7 +101,11 @@ class Leasing:
         kept = [one for one in self._wanted if one.broker != broker or one in wanted]
         self._wanted = dict.fromkeys(kept) | wanted
         self._replaces[broker] = replaces
-        self._pauses = {one: at for one, at in self._pauses.items() if one in self._wanted}
+        self._pauses = {
+            one: at
+            for one, at in self._pauses.items()
+            if one in self._wanted and one.broker != broker  # this list is news of the others
+        }
         for queue, assigned in list(self._reading.queues.items()):
             if queue not in self._wanted:
                 self._revoke(assigned, limits.LEASE_DRAIN_MS, now)
@@ -150,7 +154,7 @@ class Leasing:
     def told_wanted(self, assigned: Assigned, now: int) -> None:
         """Another member waits for this queue: the shard may know before the directory tells us."""
         if not assigned.revoked and assigned.token:
-            self._pauses[assigned.queue] = now + limits.ROUTES_RETRY_MS
+            self._pauses[assigned.queue] = now + limits.LEASE_YIELD_MS
             self._revoke(assigned, limits.LEASE_DRAIN_MS, now)
 
     def fenced(self, assigned: Assigned, now: int) -> None:

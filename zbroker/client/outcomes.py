@@ -32,6 +32,9 @@ class Retry(Exception):
         InvalidArgument: `after` is outside its limits, `only` is no collection.
     """
 
+    delay_ms = -1  # as nothing said, also of a subclass that calls no __init__
+    only: tuple[Received, ...] | None = None
+
     def __init__(
         self, after: float | timedelta | None = None, only: Sequence[Received] | None = None
     ) -> None:
@@ -74,10 +77,10 @@ def judge(
 ) -> list[tuple[Received, Verdict]]:
     """Which of `messages` are given back, in their order, and how; the others are done."""
     if isinstance(error, DeadLetter):
-        return [(each, Verdict(DEAD, _line(str(error)), asked=True)) for each in messages]
+        return [(each, Verdict(DEAD, _line(_said(error)), asked=True)) for each in messages]
     if not isinstance(error, Retry):
         return [(each, Verdict(RETRY, cause_of(error))) for each in messages]
-    reason = cause_of(error.__cause__) if error.__cause__ else str(error)
+    reason = cause_of(error.__cause__) if error.__cause__ else _said(error)
     verdict = Verdict(RETRY, reason, error.delay_ms, asked=True)
     if error.only is None:
         return [(each, verdict) for each in messages]
@@ -90,11 +93,15 @@ def judge(
 
 def cause_of(error: BaseException) -> str:
     """An exception as one line: its type and what it says."""
-    try:
-        said = str(error)
-    except Exception:  # a user's __str__ may do anything
-        said = ""
+    said = _said(error)
     return _line(f"{type(error).__name__}: {said}" if said else type(error).__name__)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a user's __str__ may do anything
+        return ""
 
 
 def _line(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
@@ -106,6 +107,7 @@ class Puller:
         self._mind = Consuming(self._group, begin, self._session, self._rng)
         self._inbox = Inbox(core, self._group, self._mind)
         self._polling = Polling(self._inbox)
+        weakref.finalize(self, self._inbox.abandon).atexit = False
 
     def subscribe(self, topic: str, *, tag: str = "*") -> None:
         """Reads a topic, beside what is read already: all its queues, or the share in a group.

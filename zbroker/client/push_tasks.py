@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 from zbroker import limits
 from zbroker.client.core import Seconds, seconds
 from zbroker.client.pushing import Pushing
+from zbroker.client.received import Received
 from zbroker.client.subscribing import ConsumerStats, Handlers, PushSettings
 from zbroker.errors import Closed, InvalidArgument, Timeout, ZBrokerError
 
 if TYPE_CHECKING:
     from zbroker.client.asyncio import Client
 
-_FunctionT = TypeVar("_FunctionT", bound=Callable[[Any], Any])
+_OneT = TypeVar("_OneT", bound=Callable[[Received], Awaitable[Any]])
+_ManyT = TypeVar("_ManyT", bound=Callable[[Sequence[Received]], Awaitable[Any]])
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_told: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Callable[[], None]]] = WeakKeyDictionary()
 
 
 class _Tasks:
@@ -90,11 +96,11 @@ class _Tasks:
             for part in chunk.rest:
                 try:
                     await call(part)
-                except asyncio.CancelledError as error:
-                    if task.cancelling():  # this task is meant, not something within the handler
-                        raise
-                    pushing.failed(chunk, part, error)
-                except Exception as error:
+                except (KeyboardInterrupt, SystemExit, GeneratorExit):
+                    raise  # the loop or the coroutine is to end
+                except BaseException as error:
+                    if isinstance(error, asyncio.CancelledError) and task.cancelling():
+                        raise  # this task is meant, not something within the handler
                     pushing.failed(chunk, part, error)
             if not pushing.finish(chunk):
                 return
@@ -111,9 +117,15 @@ class Consumer:
         self._tasks = _Tasks(f"zbroker-{settings.terms.group}")
         self._pushing: Pushing | None = None
 
+    @overload
     def on(
-        self, topic: str, *, tag: str = "*", batch: int | None = None
-    ) -> Callable[[_FunctionT], _FunctionT]:
+        self, topic: str, *, tag: str = "*", batch: None = None
+    ) -> Callable[[_OneT], _OneT]: ...
+
+    @overload
+    def on(self, topic: str, *, tag: str = "*", batch: int) -> Callable[[_ManyT], _ManyT]: ...
+
+    def on(self, topic: str, *, tag: str = "*", batch: int | None = None) -> Any:
         """See `zbroker.Consumer.on`."""
         if self._pushing is not None:
             raise InvalidArgument("the consumer was started: handlers are registered before")
@@ -163,22 +175,19 @@ class Consumer:
                 task.cancel()
             over.set()
 
-        watched = _watch(loop, handle)
-        try:
-            await self.start()
-            pushing = self._pushing
-            assert pushing is not None
-            ended = self._when_ended(pushing)
-            ended.add_done_callback(lambda _: over.set())
-            await over.wait()
-            await self.stop(drain)
-        except asyncio.CancelledError:
-            if self._pushing is not None:
-                self._pushing.leave(0)
-            raise
-        finally:
-            for number in watched:
-                loop.remove_signal_handler(number)
+        with _signals(loop, handle):
+            try:
+                await self.start()
+                pushing = self._pushing
+                assert pushing is not None
+                ended = self._when_ended(pushing)
+                ended.add_done_callback(lambda _: over.set())
+                await over.wait()
+                await self.stop(drain)
+            except asyncio.CancelledError:
+                if self._pushing is not None:
+                    self._pushing.leave(0)
+                raise
         if pushing.fatal is not None and not isinstance(pushing.fatal, Closed):
             raise pushing.fatal
 
@@ -201,6 +210,7 @@ class Consumer:
             self._tasks,
         )
         core.consumers.add(self)
+        self._pushing.when_ended(partial(core.consumers.discard, self))
         return self._pushing
 
     def _begin_stop(self, drain_ms: int) -> None:
@@ -228,10 +238,21 @@ class Consumer:
         await self.stop()
 
 
-def _watch(loop: asyncio.AbstractEventLoop, handle: Callable[[], None]) -> list[int]:
-    """Has signals handled by the loop, in the main thread; returns those that are."""
+@contextlib.contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, handle: Callable[[], None]) -> Iterator[None]:
+    """Calls `handle` at each signal, beside those of others that run in this loop."""
     if threading.current_thread() is not threading.main_thread():
-        return []
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, handle)
-    return list(_SIGNALS)
+        yield
+        return
+    told = _told.setdefault(loop, [])
+    told.append(handle)
+    if len(told) == 1:
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, lambda: [each() for each in list(told)])
+    try:
+        yield
+    finally:
+        told.remove(handle)
+        if not told:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)

@@ -11,21 +11,24 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from queue import SimpleQueue
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from zbroker import limits
 from zbroker.client.core import Seconds, seconds
 from zbroker.client.pushing import Pushing
+from zbroker.client.received import Received
 from zbroker.client.subscribing import ConsumerStats, Handlers, PushSettings
-from zbroker.errors import Closed, InvalidArgument, Timeout, ZBrokerError
+from zbroker.errors import Closed, Internal, InvalidArgument, Timeout, ZBrokerError
 
 if TYPE_CHECKING:
     from zbroker.client.blocking import Client
 
-_FunctionT = TypeVar("_FunctionT", bound=Callable[[Any], Any])
+_OneT = TypeVar("_OneT", bound=Callable[[Received], Any])
+_ManyT = TypeVar("_ManyT", bound=Callable[[Sequence[Received]], Any])
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -40,14 +43,18 @@ class _Threads:
         self._alive: set[threading.Thread] = set()
 
     def start(self, count: int) -> None:
-        """Starts so many more."""
+        """Starts so many more; raises RuntimeError where the system gives no more threads."""
         for _ in range(count):
             self._count += 1
             thread = threading.Thread(
                 target=self._work, name=f"{self._name}-{self._count}", daemon=True
             )
             self._alive.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                self._alive.discard(thread)
+                raise
 
     def wake(self) -> None:
         """Lets one that waits look for something."""
@@ -116,9 +123,15 @@ class Consumer:
         self._pushing: Pushing | None = None
         self._lock = threading.Lock()
 
+    @overload
     def on(
-        self, topic: str, *, tag: str = "*", batch: int | None = None
-    ) -> Callable[[_FunctionT], _FunctionT]:
+        self, topic: str, *, tag: str = "*", batch: None = None
+    ) -> Callable[[_OneT], _OneT]: ...
+
+    @overload
+    def on(self, topic: str, *, tag: str = "*", batch: int) -> Callable[[_ManyT], _ManyT]: ...
+
+    def on(self, topic: str, *, tag: str = "*", batch: int | None = None) -> Any:
         """Decorates the function that handles a topic, before `start`.
 
         It is called with a Received. To return is to be done with it; any exception gives it back:
@@ -127,7 +140,7 @@ class Consumer:
         Args:
             topic: its name; it may not exist yet.
             tag: only messages with this tag; several joined by "||"; "*" is all.
-            batch: 1 to 1,024: the function gets a list of at most so many messages of one queue.
+            batch: 1 to 1,024: the function gets at most so many messages of one queue, as a tuple.
 
         Raises:
             InvalidArgument: the consumer was started, the topic has a handler already, or a value
@@ -146,6 +159,8 @@ class Consumer:
                 live session has this client id (CLIENT_ID_IN_USE).
             Unreachable, Timeout: no directory answers; it may be tried again.
         """
+        if self._client._core.io.is_own():
+            raise Internal("a callback of the client's own thread must not wait")
         pushing = self._begin()
         joined = threading.Event()
         errors: list[ZBrokerError] = []
@@ -155,14 +170,17 @@ class Consumer:
                 errors.append(error)
             joined.set()
 
-        pushing.inbox.when_joined(done)
-        if not joined.wait(limits.CLIENT_TIMEOUT_S):
-            errors.append(Timeout(f"group {self._settings.terms.group} was not joined in time"))
-        if errors:
+        try:
+            pushing.inbox.when_joined(done)
+            if not joined.wait(limits.CLIENT_TIMEOUT_S):
+                errors.append(Timeout(f"group {self._settings.terms.group} was not joined in time"))
+            if errors:
+                raise errors[0]
+            pushing.begin()
+        except BaseException:  # also Ctrl-C: a member without threads would only hold queues
             pushing.leave(0)
             self._pushing = None
-            raise errors[0]
-        pushing.begin()
+            raise
 
     def stop(self, drain: Seconds = limits.DRAIN_S) -> None:
         """Begins nothing more, lets handlers end, commits, gives the queues back, and leaves.
@@ -232,6 +250,7 @@ class Consumer:
                 self._threads,
             )
             core.consumers.add(self)
+            self._pushing.when_ended(partial(core.consumers.discard, self))
             return self._pushing
 
     def _begin_stop(self, drain_ms: int) -> None:
@@ -268,4 +287,4 @@ def _signals(first: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            signal.signal(number, signal.SIG_DFL if old is None else old)  # None: not Python's

@@ -32,7 +32,7 @@ from zbroker.client.outcomes import DEAD
 from zbroker.client.sharing import Sharing
 from zbroker.client.subscribing import ConsumerStats, PushSettings
 from zbroker.clock import monotonic_ms
-from zbroker.errors import Closed, ZBrokerError
+from zbroker.errors import Closed, ZBrokerError, make
 
 _log = logging.getLogger("zbroker.client")
 
@@ -161,8 +161,9 @@ class Pushing:
             if verdict.asked and verdict.action != DEAD:
                 level = logging.DEBUG
             _log.log(
-                level, "group %s: topic %s queue %d offset %d, delivery %d, is given back: %s",
+                level, "group %s: topic %s queue %d offset %d, delivery %d, %s: %s",
                 self._group, message.topic, message.queue, message.offset, message.attempt,
+                "becomes a dead letter" if verdict.action == DEAD else "is given back",
                 verdict.cause,
             )
 
@@ -190,7 +191,8 @@ class Pushing:
             more = self._replacements(late)
             outs = self._back.take_outgoing(now)
             errors = self._take_errors()
-            wanted = handing.shared or (handing.waiting and not handing.running)
+            idle = not handing.running or handing.stale
+            wanted = handing.shared or (handing.waiting and idle)
             handing.shared = False
             room = self._room()
         for error in errors:
@@ -198,7 +200,7 @@ class Pushing:
         for out in outs:
             self._send(out, now)
         if more:
-            self._workers.start(more)
+            self._replace(more)
         if wanted:
             self._workers.wake()
         if room:
@@ -252,6 +254,15 @@ class Pushing:
         self._started += more
         return more
 
+    def _replace(self, count: int) -> None:
+        for _ in range(count):
+            try:
+                self._workers.start(1)
+            except RuntimeError as error:  # the others go on, and so does the client
+                with self.inbox.lock:
+                    self._started -= 1
+                self._note(make("BUSY", f"no thread in place of a handler that hangs: {error}"))
+
     def _note(self, error: ZBrokerError) -> None:
         _log.warning("group %s: %s", self._group, error)
         self._last_error = error
@@ -274,7 +285,6 @@ class Pushing:
                 self.fatal = self.inbox.closed or self._last_error
             callbacks, self._on_end = self._on_end, []
         self.inbox.close(Closed("the consumer was stopped"))
-        self._core.free_member_id(self._sharing.membership.terms)
         self._workers.end()
         for callback in callbacks:
             callback()

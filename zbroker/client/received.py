@@ -48,8 +48,8 @@ class Context(msgspec.Struct, gc=False):
     token: str
 
 
-class Received(msgspec.Struct, array_like=True, gc=False, eq=False):
-    """A message with its place.
+class Received(msgspec.Struct, array_like=True, frozen=True, gc=False, eq=False):
+    """A message with its place. It cannot be changed: given back it is what it was.
 
     Attributes:
         body: its bytes.
@@ -67,8 +67,8 @@ class Received(msgspec.Struct, array_like=True, gc=False, eq=False):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Text by name."""
-        return self._headers or {}
+        """Text by name; a copy."""
+        return dict(self._headers) if self._headers else {}
 
     @property
     def topic(self) -> str:

@@ -54,7 +54,7 @@ class Births:
         known = self._groups.by_name.get(route.group)
         if known is not None and (known.id, known.version) == (route.group_id, route.version):
             return
-        if known is not None and not known.id:
+        if known is not None:
             self._flush(now)
         number = known.number if known is not None else self._groups.next_number
         self._journal.settle()  # the index knows then what was acknowledged before
@@ -81,9 +81,10 @@ class Births:
                     yield queue, birth
 
     def _begin(self, queue: QueueState, birth: ops.Birth) -> int:
-        if birth.start == "first":
-            return 0
         log = self._journal.log
+        if birth.start == "first":
+            least = log.index.min_offset(queue.id)
+            return int(queue.next) if least is None else least
         # what was stored in the millisecond of the birth was there before
         time_ms = birth.start_ms if birth.start == "time" else birth.born_ms + 1
         try:

@@ -38,7 +38,9 @@ class Consuming:
         self.resetting = Resetting(
             journal, topics, groups, leases, held, self.leasing, self.committing, answers
         )
-        self.lagging = Lagging(log, topics, groups, progress, leases, answers)
+        self.lagging = Lagging(
+            log, topics, groups, progress, leases, state.timers, answers
+        )
         self._querying = Querying(log, topics, answers)
 
     def table(self) -> dict[type, Callable[[Arrived, int], None]]:

@@ -1,11 +1,11 @@
 """Fetching many queues in one long poll.
 
-A fetch looks at the mark: nothing is read that is not on disk (COUNTEREXAMPLES 2.2), and that a lease
-has ended is told when that is on disk (2.1). When no queue has something new the poll is parked at
-its queues and woken by the turn that brings something. One poll a session: a newer one ends the
-older (2.6). Bytes that are not in the page cache are read ahead by the hand's helper while the poll
-waits, so old readers never stop the loop. A filter that drops everything still advances, and a poll
-that ends by time reports how far.
+A fetch looks at the mark: nothing is read that is not on disk (COUNTEREXAMPLES 2.2), and that a
+lease has ended is told when that is on disk (2.1). When no queue has something new the poll is
+parked at its queues and woken by the turn that brings something. One poll a session: a newer one
+ends the older (2.6). Bytes that are not in the page cache are read ahead by the hand's helper while
+the poll waits, so old readers never stop the loop. A filter that drops everything still advances,
+and a poll that ends by time reports how far.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from zbroker.shard.answers import Answers
 from zbroker.shard.groups import LocalGroup, LocalGroups
 from zbroker.shard.lease_table import LeaseTable
 from zbroker.shard.progress import NOTHING, Mark, ProgressTable
+from zbroker.shard.timers import TimerTable
 from zbroker.shard.topics import LocalTopics, QueueState
 from zbroker.store.commit_log import CommitLog
 from zbroker.store.queue_index import Entry
@@ -51,10 +52,12 @@ class Lagging:
         groups: LocalGroups,
         progress: ProgressTable,
         leases: LeaseTable,
+        timers: TimerTable,
         answers: Answers,
     ) -> None:
         self._log, self._topics, self._groups = log, topics, groups
-        self._progress, self._leases, self._answers = progress, leases, answers
+        self._progress, self._leases, self._timers = progress, leases, timers
+        self._answers = answers
         self.room = 0
 
     def tick(self) -> None:
@@ -67,7 +70,7 @@ class Lagging:
         assert type(request) is ops.Lag
         group = self._groups.by_name.get(request.group)
         if group is None:
-            self._answers.refuse(event, errors.make(
+            self._answers.refuse_at_mark(event, errors.make(
                 "GROUP_NOT_FOUND", f"group {request.group} is not known to this shard"
             ))
             return
@@ -95,6 +98,7 @@ class Lagging:
             lag=behind.lag,
             at_most=behind.at_most,
             ranges=len(mark.ranges) if mark else 0,
+            waiting=self._timers.pending_of(queue.id),
             oldest_ms=behind.oldest_ms,
             holder=lease.client_id if lease else "",
         )

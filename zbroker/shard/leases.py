@@ -326,8 +326,8 @@ class Leasing:
         awake_ms, waiting = self._look(now), self.waiting
         if self._endings != self._table.endings and has_room():
             self._endings = self._table.endings
-            for wait in list(waiting.by_key.values()):
-                self._try(wait, now)  # its queue may be no more
+            for wait in [wait for wait in waiting.by_key.values() if self._has_lost(wait)]:
+                self._try(wait, now, granting=has_room())
         due = [*waiting.freed, *waiting.due.take(awake_ms, limits.TURN_REQUESTS_MAX)]
         waiting.freed.clear()
         for lease in due:
@@ -337,6 +337,11 @@ class Leasing:
                 waiting.due.set(lease, awake_ms)
         for wait in waiting.times.take(now):
             self._try(wait, now, final=True, granting=has_room())
+
+    def _has_lost(self, wait: Wait) -> bool:
+        """Whether it waits for a lease that has ended with its queue or group."""
+        get = self._table.get
+        return any(get(lease.group, lease.queue_id) is not lease for lease in wait.leases)
 
     def _judge(self, lease: Lease, now: int) -> None:
         """A wanted lease may be over: who waits first gets it, or it is looked at again."""

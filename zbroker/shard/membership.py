@@ -76,6 +76,7 @@ class Membership:
         self._expiry: Deadlines[Key] = Deadlines()  # in awake time
         self._polls: Deadlines[Key] = Deadlines()
         self._probes: dict[Key, Arrived] = {}  # by group id and client id: who wants it
+        self._probes_bytes = 0  # of their headers
         self._probes_due: Deadlines[Key] = Deadlines()  # in awake time
         self._to_divide: Deadlines[str] = Deadlines()
         self._undivided: set[str] = set()  # in this life: divided for the first poll
@@ -135,21 +136,28 @@ class Membership:
 
     def _probe(self, key: Key, rival: str, event: Arrived) -> None:
         """The session that has the client id is asked to poll; silence is its end (5.8)."""
-        before = self._probes.get(key)
-        if before is not None:
-            self._refuse_client_id(before)
+        size = self._probes_bytes + len(event.header)
+        if size > limits.PARKED_HEADERS_BYTES_MAX:
+            raise errors.make("BUSY", f"{len(self._probes)} joins wait for a client id already")
+        if key in self._probes:
+            self._refuse_client_id(self._take_probe(key))
         else:
             self._probes_due.set(key, self._awake.ms + limits.MEMBER_PROBE_MS)
-        event.header, event.payload = b"", []
-        self._probes[key] = event
+        self._probes[key] = event  # with its header, which is counted
+        self._probes_bytes += len(event.header)
+        event.payload = []
         self._wake((key[0], rival))
+
+    def _take_probe(self, key: Key) -> Arrived:
+        event = self._probes.pop(key)
+        self._probes_bytes -= len(event.header)
+        return event
 
     def _give_up_probe(self, key: Key) -> None:
         """The client id belongs to a session that lives."""
-        event = self._probes.pop(key, None)
-        if event is not None:
+        if key in self._probes:
             self._probes_due.drop(key)
-            self._refuse_client_id(event)
+            self._refuse_client_id(self._take_probe(key))
 
     def _refuse_client_id(self, event: Arrived) -> None:
         request = event.request
@@ -160,7 +168,7 @@ class Membership:
         ))
 
     def _judge_probe(self, key: Key, now: int) -> None:
-        event = self._probes.pop(key)
+        event = self._take_probe(key)
         request = event.request
         assert type(request) is ops.Join
         try:
@@ -328,7 +336,7 @@ class Membership:
         self._expire(awake_ms, now, has_room)
         if self._changes.version != self._divided:
             self._notice_topics(now)
-        for group_id in self._to_divide.take(now):
+        for group_id in self._to_divide.take(now, limits.GROUPS_DIVIDED_A_TURN):
             self._divide(group_id)
         for key in self._polls.take(now):
             self._wake(key)

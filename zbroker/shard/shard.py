@@ -134,6 +134,9 @@ class Shard:
         if self._draining:
             self.answers.refuse(event, errors.make("DRAINING", "this worker is stopping"))
             return
+        self._decide_or_defer(event, now)
+
+    def _decide_or_defer(self, event: Arrived, now: int) -> None:
         request = event.request
         kind = type(request)
         decide = self._decide.get(kind)
@@ -216,8 +219,10 @@ class Shard:
         """The hand has rolled the log (or could not: `refusal`): deferred requests are decided."""
         self.wants_roll = False
         self._rests_until = 0 if refusal is None else now + limits.FREE_CHECK_EVERY_MS
-        for event in self._take_deferred():
-            if refusal is None or (
+        for at, event in enumerate(self._take_deferred()):
+            if refusal is None and at:  # a segment has room for one; for all of them perhaps not
+                self._decide_or_defer(event, now)
+            elif refusal is None or (
                 type(event.request) in _WRITING and self._has_room(limits.STATE_REQUEST_BYTES)
             ):
                 self._decide[type(event.request)](event, now)

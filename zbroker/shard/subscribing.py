@@ -26,13 +26,12 @@ from zbroker.shard.assignment import STRATEGIES
 from zbroker.shard.directory import EndedRow, TopicTable
 from zbroker.shard.journal import Journal
 from zbroker.shard.placing import Placing
-from zbroker.shard.subscriptions import Birth, EndedGroup, GroupRow, GroupTable
+from zbroker.shard.subscriptions import Birth, EndedGroup, GroupRow, GroupTable, row_bytes
 from zbroker.store.record import Kind
 from zbroker.wire import ops
 from zbroker.wire.frames import Arrived
 
 Writes = list[tuple[Kind, Any]]
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Confirmed:
@@ -54,11 +53,13 @@ class Waiting(msgspec.Struct):
     """A join or delete that waits until the shards have confirmed.
 
     Attributes:
+        size: of its header, in bytes.
         topics: ids of topics that the shards must have confirmed too.
         answer: makes the result from the shards that are missing.
     """
 
     event: Arrived
+    size: int
     group_id: str
     topics: list[str]
     until_ms: int
@@ -93,6 +94,8 @@ class Subscribing:
         self._new_id, self._on_change = new_id, on_change
         self._confirmed: dict[str, Confirmed] = {}
         self._waiting: list[Waiting] = []
+        self._waiting_bytes = 0
+        self._due_ms: int | None = None  # when the first of them has waited long enough
         self._began_ms = 0
         self._news = False
 
@@ -164,12 +167,18 @@ class Subscribing:
                 f"{limits.SUBSCRIPTION_QUEUES_MAX} may be subscribed",
                 limit=limits.SUBSCRIPTION_QUEUES_MAX,
             )
-        size = len(_encode(row))
+        size = row_bytes(row)
         if size > limits.META_BYTES_MAX:
             raise TooLarge(
                 f"group {row.name}: subscription and config take {size} bytes, at most "
                 f"{limits.META_BYTES_MAX} fit",
                 limit=limits.META_BYTES_MAX,
+            )
+        if self._table.bytes + size > limits.GROUP_ROWS_BYTES_MAX:
+            raise TooLarge(
+                f"group {row.name}: subscriptions and configs of all groups take "
+                f"{self._table.bytes} bytes, at most {limits.GROUP_ROWS_BYTES_MAX} fit",
+                limit=limits.GROUP_ROWS_BYTES_MAX,
             )
 
     def writes(self, row: GroupRow) -> Writes:
@@ -238,7 +247,9 @@ class Subscribing:
         members = self._table.others(row.id) if row is not None else 0
         if members:
             raise errors.make(
-                "CONFLICT", f"group {name} has {members} members: stop them first", members=members
+                "CONFLICT",
+                f"group {name} still has members ({members}): stop them first",
+                members=members,
             )
         if len(self._table.ended) >= limits.GROUPS_MAX:
             raise errors.make("BUSY", "too many groups were deleted lately; try again later")
@@ -299,36 +310,49 @@ class Subscribing:
     ) -> None:
         """Answers when the shards have confirmed, or have had their time since it was written."""
         until_ms = self._of(group_id).since_ms + limits.CONFIRM_WAIT_MS
-        waiting = Waiting(event, group_id, topics, until_ms, answer)
+        waiting = Waiting(event, len(event.header), group_id, topics, until_ms, answer)
         left = self.left(group_id, topics)
-        if left and now < until_ms and len(self._waiting) < limits.PARKED_POLLS_MAX:
+        if left and now < until_ms and self._has_place(waiting.size):
             event.header, event.payload = b"", []
-            self._waiting.append(waiting)
+            self._park(waiting)
         else:
             self._answers.at_mark(event, answer(left))
 
+    def _has_place(self, size: int) -> bool:
+        return (
+            len(self._waiting) < limits.PARKED_POLLS_MAX
+            and self._waiting_bytes + size <= limits.PARKED_HEADERS_BYTES_MAX
+        )
+
+    def _park(self, one: Waiting) -> None:
+        self._waiting.append(one)
+        self._waiting_bytes += one.size
+        self._due_ms = one.until_ms if self._due_ms is None else min(one.until_ms, self._due_ms)
+
+    def _take_waiting(self) -> list[Waiting]:
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._due_ms = None
+        return waiting
+
     def next_deadline(self) -> int | None:
         """When somebody has waited long enough."""
-        return min((one.until_ms for one in self._waiting), default=None)
+        return self._due_ms
 
     def tick(self, now: int) -> None:
         """Answers those whose shards have confirmed, or who have waited long enough."""
-        if not self._waiting:
+        if self._due_ms is None or not (self._news or self._due_ms <= now):
             return
-        waiting, self._waiting = self._waiting, []
-        news, self._news = self._news, False
-        for one in waiting:
-            due = one.until_ms <= now
-            left = self.left(one.group_id, one.topics) if due or news else None
-            if due or left == []:
-                self._answers.at_mark(one.event, one.answer(left or []))
+        self._news = False
+        for one in self._take_waiting():
+            left = self.left(one.group_id, one.topics)
+            if not left or one.until_ms <= now:
+                self._answers.at_mark(one.event, one.answer(left))
             else:
-                self._waiting.append(one)
+                self._park(one)
 
     def drain(self) -> None:
         """Answers all who wait: the process stops."""
-        waiting, self._waiting = self._waiting, []
-        for one in waiting:
+        for one in self._take_waiting():
             self._answers.at_mark(one.event, one.answer(self.left(one.group_id, one.topics)))
 
 

@@ -19,6 +19,7 @@ from zbroker.store.record import Record
 from zbroker.wire import ops
 
 _decode = msgspec.msgpack.Decoder().decode
+_encode = msgspec.msgpack.Encoder().encode
 Birth = tuple[str, int, int]
 
 
@@ -70,6 +71,11 @@ class EndedGroup(msgspec.Struct, array_like=True):
     ended_ms: int
 
 
+def row_bytes(row: GroupRow) -> int:
+    """How long a row is in its record and in a checkpoint."""
+    return len(_encode(row))
+
+
 class GroupTable:
     """All groups of a broker group that ever had members; empty on every shard but 0.
 
@@ -81,6 +87,7 @@ class GroupTable:
         clients: by group id, then client id: its session.
         member_count: of all groups.
         readers: by topic, ids of the groups that read it.
+        bytes: of all rows, encoded.
         next_version: of a row.
     """
 
@@ -93,6 +100,7 @@ class GroupTable:
         self.clients: dict[str, dict[str, str]] = {}
         self.member_count = 0
         self.readers: dict[str, dict[str, None]] = {}
+        self.bytes = 0
         self.next_version = 1
 
     # --- apply --------------------------------------------------------------------------------
@@ -103,6 +111,7 @@ class GroupTable:
 
     def _put(self, row: GroupRow) -> None:
         self._unread(self.by_id.get(row.id))
+        self.bytes += row_bytes(row)
         self.by_name[row.name] = self.by_id[row.id] = row
         for topic in row.topics:
             self.readers.setdefault(topic, {})[row.id] = None
@@ -110,9 +119,12 @@ class GroupTable:
         self._changes.touch(row.id)
 
     def _unread(self, row: GroupRow | None) -> None:
-        for topic in row.topics if row is not None else ():
+        if row is None:
+            return
+        self.bytes -= row_bytes(row)
+        for topic in row.topics:
             readers = self.readers[topic]
-            del readers[row.id]  # type: ignore[union-attr]
+            del readers[row.id]
             if not readers:
                 del self.readers[topic]
 

@@ -255,6 +255,10 @@ class TimerTable:
         due_ms, term, start, first = _cancelled(record.meta)
         self._end((due_ms, term << 32 | start, first), record.time_ms, -1)
 
+    def pending_of(self, queue_id: int) -> int:
+        """How many wait for this queue."""
+        return self._of_queue[queue_id]
+
     def forget_queues(self, ended: set[int]) -> None:
         """These queues have ended, and with them their timers."""
         if ended.isdisjoint(self._of_queue):

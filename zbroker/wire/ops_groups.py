@@ -28,12 +28,12 @@ from zbroker.wire.values import (
 
 GroupName = Annotated[str, Meta(min_length=1, max_length=limits.GROUP_CHARS_MAX)]
 ClientId = Annotated[str, Meta(max_length=limits.CLIENT_ID_CHARS_MAX)]
-Session = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+Session = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Tags = Annotated[list[str], Meta(max_length=limits.TAGS_A_FILTER_MAX)]
 Subscription = Annotated[
     dict[Name, Tags], Meta(min_length=1, max_length=limits.TOPICS_A_SUBSCRIPTION_MAX)
 ]
-Start = Annotated[str, Meta(pattern="^(first|last|time)$")]
+Start = Annotated[str, Meta(pattern=r"^(first|last|time)\Z")]
 Queues = dict[str, list[int]]
 
 # --- members (the directory, shard 0) -------------------------------------------------------------
@@ -65,7 +65,7 @@ class Join(Request, tag="join"):
     start_ms: Int = 0
     strategy: str = "average"
     room: ClientId = ""
-    config: dict[str, Queues] = {}
+    config: dict[str, dict[str, list[QueueNumber]]] = {}
 
 
 class JoinResult(Value):
@@ -93,7 +93,7 @@ class Member(Request, tag="member"):
 
     group: GroupName
     session: Session
-    version: str = ""
+    version: Token = ""
     wait_ms: Wait = 0
 
 
@@ -334,7 +334,7 @@ class NackEntry(Value):
     size: Int
     topic_id: Hex = ""
     token: Token = ""
-    action: Annotated[str, Meta(pattern="^(retry|dead|again)$")] = "retry"
+    action: Annotated[str, Meta(pattern=r"^(retry|dead|again)\Z")] = "retry"
     delay_ms: Annotated[int, Meta(ge=-1, le=limits.TIMER_AHEAD_MS_MAX)] = -1
     facts: dict[str, Any] = {}
     stored_ms: Int = 0
@@ -391,7 +391,7 @@ class Reset(Request, tag="reset"):
 
     group: GroupName
     queues: Annotated[list[ResetEntry], SOME]
-    to: Annotated[str, Meta(pattern="^(begin|end|time|offset)$")]
+    to: Annotated[str, Meta(pattern=r"^(begin|end|time|offset)\Z")]
     time_ms: Int = 0
     dry_run: bool = False
 
@@ -427,6 +427,7 @@ class LagRow(Value):
         lag: messages that match the subscription and are not acknowledged; -1: unknown.
         at_most: a bound for it that is always known.
         ranges: acknowledged ranges beyond `next`.
+        waiting: messages whose time to be placed there has not come: retries.
         oldest_ms: store time of the oldest message that is not acknowledged; -1: none or unknown.
         holder: client id of the lease's holder, "" for nobody.
     """
@@ -437,6 +438,7 @@ class LagRow(Value):
     lag: int = -1
     at_most: int = 0
     ranges: int = 0
+    waiting: int = 0
     oldest_ms: int = -1
     holder: str = ""
     error: dict[str, Any] | None = None

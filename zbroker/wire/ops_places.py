@@ -14,6 +14,7 @@ from zbroker.wire.values import (
     Int,
     Name,
     Request,
+    Token,
     Value,
     Wait,
 )
@@ -163,7 +164,7 @@ class Follow(Request, tag="follow"):
     """What has changed in the directory since `version` of life `boot`? Waits if nothing has."""
 
     version: Int = 0
-    boot: str = ""
+    boot: Token = ""
     wait_ms: Wait = 0
 
 

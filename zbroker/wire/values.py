@@ -49,4 +49,4 @@ class Request(msgspec.Struct, tag_field="op", omit_defaults=True, kw_only=True, 
     v: Int = limits.PROTOCOL_VERSION
     reply: bool = True
     shard: Annotated[int, Meta(ge=-1, le=limits.SHARDS_MAX - 1)] = -1
-    epoch: str = ""
+    epoch: Token = ""
