@@ -190,7 +190,7 @@ def test_users_do_not_touch_topics_of_groups(lone: Lone, members: Members) -> No
 def test_a_group_with_members_is_not_deleted(lone: Lone, members: Members) -> None:
     members.join(1)
     refused = lone.ask(ops.GroupDelete(id=0, group="g", force=True))
-    assert refused.code == "CONFLICT" and "1 members" in refused.error["message"]
+    assert refused.code == "CONFLICT" and "members (1)" in refused.error["message"]
 
 
 def test_a_deleted_group_is_gone_and_its_name_a_new_life(lone: Lone, members: Members) -> None:
