@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from tests.shard.lone import Lone, producing
 from zbroker import limits
 from zbroker.shard.committing import Budget
 from zbroker.shard.progress import Mark, mark_of
+from zbroker.shard.state import State
 from zbroker.wire import ops
 
 
@@ -198,3 +200,11 @@ def test_join_is_the_union_of_sets(
     assert joined.row() == joined.join(joined.next, joined.ranges).row()
     assert joined.next not in _set(joined), "the first range is beyond the next offset"
     assert mark_of(joined.row()).row() == joined.row()
+
+
+def test_folders_from_before_groups_had_rows_are_read() -> None:
+    state = State(0)
+    state.restore([msgspec.msgpack.encode(("progress", [["g", 3], [3, 7, [5, 8, 9]]]))])
+    mark = state.progress.get(state.groups.number_of("g"), 7)
+    assert mark is not None and (mark.next, mark.ranges) == (5, [(8, 9)])
+    assert state.groups.next_number == 4

@@ -75,7 +75,7 @@ class State:
             "queues": (self.topics.rows, self.topics.restore),
             "producers": (self.producers.rows, self.producers.restore),
             "groups": (self.groups.rows, self.groups.restore),
-            "progress": (self.progress.rows, self.progress.restore),
+            "progress": (self.progress.rows, self._restore_progress),
             "leases": (self.leases.rows, self.leases.restore),
             "timers": (self.timers.rows, self.timers.restore),
             "epoch": (self._epoch_rows, self._restore_epoch),
@@ -92,6 +92,13 @@ class State:
         before, self.epoch_meta = self.epoch_meta, _decode(record.meta) if record.meta else {}
         if before.get("flush") == "async" and before["boot_id"] != self.epoch_meta["boot_id"]:
             self.topics.jump()
+
+    def _restore_progress(self, row: list[Any]) -> None:
+        """A row of progress, or as folders from before groups had rows: [name, group number]."""
+        if isinstance(row[0], str):
+            self.groups.restore([row[1], row[0]])
+        else:
+            self.progress.restore(row)
 
     def _epoch_rows(self) -> Iterator[Any]:
         yield self.epoch_meta
