@@ -96,7 +96,7 @@ class State:
     def _restore_progress(self, row: list[Any]) -> None:
         """A row of progress, or as folders from before groups had rows: [name, group number]."""
         if isinstance(row[0], str):
-            self.groups.restore([row[1], row[0]])
+            self.groups.restore([row[1], row[0], ""])
         else:
             self.progress.restore(row)
 
