@@ -5,26 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
 import zbroker
 import zbroker.aio
-from tests.support.broker import Broker, wait_for
+from tests.support.broker import wait_for
 from zbroker import Progress, PullConsumer, Queue, limits
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with Broker(tmp_path_factory.mktemp("broker"), "--workers", "2") as made:
-        yield made
-
-
-@pytest.fixture
-def client(broker: Broker) -> Iterator[zbroker.Client]:
-    with zbroker.Client(broker.url) as made:
-        yield made
 
 
 class Sharers:

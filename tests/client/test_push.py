@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -14,37 +13,13 @@ import zbroker
 import zbroker.aio
 from tests.client.both_faces import Handled, Tasks, Threads, workers
 from tests.client.handout import Bench, held
-from tests.support.broker import Broker, wait_for
+from tests.support.broker import wait_for
 from zbroker import DeadLetter, Queue, Received, Retry, errors
 from zbroker.client import push_tasks
 from zbroker.client.chunks import Chunk, Handler
 
 NOBODY = "tcp://127.0.0.1:9"
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with Broker(tmp_path_factory.mktemp("broker"), "--workers", "2") as made:
-        yield made
-
-
-@pytest.fixture(params=[Threads, Tasks])
-def face(request: pytest.FixtureRequest, broker: Broker) -> Iterator[Any]:
-    made = request.param(broker.url)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def producer(broker: Broker) -> Iterator[zbroker.Producer]:
-    with zbroker.Client(broker.url) as client:
-        yield client.producer()
-
-
-@pytest.fixture
-def topic(request: pytest.FixtureRequest) -> str:
-    return "".join(each if each.isalnum() else "-" for each in request.node.name)[:100]
 
 
 def test_what_is_sent_after_start_is_handled_and_filtered(face, producer, topic) -> None:

@@ -11,39 +11,14 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import zbroker
-from tests.client.both_faces import Handled, Tasks, Threads, workers
+from tests.client.both_faces import Handled, Tasks, workers
 from tests.support.broker import Broker, environment, wait_for
 from zbroker import Received, limits
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with Broker(tmp_path_factory.mktemp("broker"), "--workers", "2") as made:
-        yield made
-
-
-@pytest.fixture(params=[Threads, Tasks])
-def face(request: pytest.FixtureRequest, broker: Broker) -> Iterator[Any]:
-    made = request.param(broker.url)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def producer(broker: Broker) -> Iterator[zbroker.Producer]:
-    with zbroker.Client(broker.url) as client:
-        yield client.producer()
-
-
-@pytest.fixture
-def topic(request: pytest.FixtureRequest) -> str:
-    return "".join(each if each.isalnum() else "-" for each in request.node.name)[:100]
 
 
 def test_stop_lets_a_handler_end_and_keeps_what_it_did(face, producer, topic) -> None:

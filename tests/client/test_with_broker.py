@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,18 +11,6 @@ import zbroker
 import zbroker.aio
 from tests.support.broker import Broker, wait_for
 from zbroker import Message, Progress, Queue
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with Broker(tmp_path_factory.mktemp("broker"), "--workers", "2") as made:
-        yield made
-
-
-@pytest.fixture
-def client(broker: Broker) -> Iterator[zbroker.Client]:
-    with zbroker.Client(broker.url) as made:
-        yield made
 
 
 def read(consumer: zbroker.PullConsumer, count: int) -> list[zbroker.Received]:
