@@ -297,10 +297,11 @@ class Shard:
                 self.wants_roll = True
         self.leasing.tick(now, self._room_for_state)
         self.timing.tick(now)
-        if self.journal.has_room(self.retention.bytes_needed, False):
-            self.retention.tick(now)
-        else:
-            self.wants_roll = True
+        if self.retention.next_deadline() <= now:
+            if self.journal.has_room(self.retention.bytes_needed, False):
+                self.retention.tick(now)
+            else:
+                self.wants_roll = True
         if self.log.snapshot_due():
             self.journal.settle()  # the hand takes it now, and it is a copy of what the log holds
 
