@@ -308,6 +308,8 @@ class Leasing:
     def next_deadline(self) -> int | None:
         """When the next wait ends or the next lease may be over; in each turn while some wait."""
         waiting = self.waiting
+        if not (waiting.by_key or waiting.due):
+            return None
         times = [waiting.times.next()]
         due_ms = waiting.due.next()
         if due_ms is not None:
@@ -324,6 +326,8 @@ class Leasing:
             has_room: whether the log has room for the state records of one request.
         """
         awake_ms, waiting = self._look(now), self.waiting
+        if not (waiting.by_key or waiting.freed or waiting.due):
+            return  # as in nearly every turn: nobody waits
         if self._endings != self._table.endings and has_room():
             self._endings = self._table.endings
             for wait in [wait for wait in waiting.by_key.values() if self._has_lost(wait)]:

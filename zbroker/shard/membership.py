@@ -333,7 +333,8 @@ class Membership:
             has_room: whether the log has room for the state records of one request.
         """
         awake_ms = self._awake.at(now)
-        self._expire(awake_ms, now, has_room)
+        if self._seats or self._probes:
+            self._expire(awake_ms, now, has_room)
         if self._changes.version != self._divided:
             self._notice_topics(now)
         for group_id in self._to_divide.take(now, limits.GROUPS_DIVIDED_A_TURN):
