@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
 from zbroker import limits
+from zbroker.cli import INTERRUPTED
 from zbroker.cli.connection import connect, nameserver_option
 from zbroker.cli.messages import print_message
 from zbroker.cli.places import parse_start
@@ -48,8 +49,8 @@ def consume(
     exit_idle: float | None,
     output: str | None,
     nameserver: str | None,
-) -> None:
-    """Print messages of TOPIC as a member of a group; stop with Ctrl-C.
+) -> int:
+    """Print messages of TOPIC as a member of a group; stop with Ctrl-C (exit code 130) or SIGTERM.
 
     What is printed is acknowledged and comes to no member of the group again.
 
@@ -60,26 +61,27 @@ def consume(
     place = parse_start(start)
     if isinstance(place, int):
         raise InvalidArgument(f"--from {start}: a group begins at first, last or a time")
-    is_over = _on_signals()
+    signals = _on_signals()
     with connect(nameserver) as client:
         consumer = client.pull_consumer(group, start=place)
         consumer.subscribe(topic, tag=tag)
         try:
-            for messages in _chunks(consumer, limit, exit_idle, is_over):
+            for messages in _chunks(consumer, limit, exit_idle, signals):
                 for message in messages:
                     print_message(message, output)
                 consumer.commit()
         finally:
             consumer.close()
+    return INTERRUPTED if signal.SIGINT in signals else 0
 
 
 def _chunks(
-    consumer: PullConsumer, limit: int | None, exit_idle: float | None, is_over: Callable[[], bool]
+    consumer: PullConsumer, limit: int | None, exit_idle: float | None, signals: list[int]
 ) -> Iterator[list[Received]]:
     """What comes, until it is enough."""
     left = limit if limit is not None else limits.INTEGER_MAX
     came = time.monotonic()
-    while left > 0 and not is_over():
+    while left > 0 and not signals:
         messages = consumer.poll(limits.CONSUME_LOOK_S, min(left, limits.CONSUME_CHUNK_MESSAGES))
         now = time.monotonic()
         if messages:
@@ -89,8 +91,8 @@ def _chunks(
             return
 
 
-def _on_signals() -> Callable[[], bool]:
-    """Ctrl-C and SIGTERM end it between two chunks; the second one at once.
+def _on_signals() -> list[int]:
+    """Ctrl-C and SIGTERM end it between two chunks; the second one at once. Returns what came.
 
     An exception out of a poll could lose what that has taken, so the signal is only noted.
     """
@@ -103,4 +105,4 @@ def _on_signals() -> Callable[[], bool]:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)
-    return lambda: bool(came)
+    return came
