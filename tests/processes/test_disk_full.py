@@ -99,8 +99,12 @@ def test_a_disk_without_a_free_byte(small_disk: Path) -> None:
                     caller = cluster.worker(shard)
                     entry = ops.CommitEntry(route.topic, queue, 1, [], route.topic_id)
                     cluster.ask(caller, ops.Commit(id=1, group=victim, entries=[entry]))
-                cluster.restart(victim)
-                cluster.wait_ready()
+                lives = cluster.log().count(f"{victim} is ready")
+                cluster.kill(victim)
+                wait_for(  # not endpoints.json, which a full disk may keep from being replaced
+                    lambda: cluster.log().count(f"{victim} is ready") > lives,  # noqa: B023
+                    f"{victim} is back",
+                )
                 ballast.unlink()
                 load.wait_all_write()
         cluster.judge(load.history, route)
