@@ -21,7 +21,7 @@ def test_demo_brings_a_real_file_back_the_same(tmp_path: Path) -> None:
         timeout=100,
         check=False,
     )
-    assert done.returncode == 0, done.stderr.decode()
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
     assert b"the same, byte for byte" in done.stdout
     assert b"consumed 2,020 and committed" in done.stdout
     assert list(tmp_path.iterdir()) == []

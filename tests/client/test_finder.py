@@ -124,6 +124,21 @@ def test_deadline_ends_a_want() -> None:
     assert codes(sim.found) == ["NOT_READY"]
 
 
+def test_all_queues_are_waited_for_and_at_the_deadline_what_is_known_will_do() -> None:
+    sim = Finding()
+    sim.unconfirmed = 2
+    sim.want("t", ready=False)
+    sim.run(100)
+    sim.want("t", ready=False, whole=True)
+    assert len(sim.found) == 1 and not sim.found[0].whole
+    sim.run(1_000)
+    assert sim.found[1].whole
+    sim.unconfirmed = 1_000
+    sim.want("u", ready=False, whole=True, deadline=300)
+    sim.run(600)
+    assert isinstance(sim.found[2], TopicView) and not sim.found[2].ready
+
+
 def test_many_wants_are_one_question() -> None:
     sim = Finding()
     for at in range(50):

@@ -111,7 +111,7 @@ def cluster() -> Flow:
 
 def offsets(name: str, time_ms: int) -> Flow:
     """By Queue: (min, max), or with a time the first offset stored at or after it."""
-    view: TopicView = yield Find(name)
+    view: TopicView = yield from whole(name)
     rows = yield from queue_offsets(list(view.ready), time_ms)
     return {
         Queue(place.topic, place.queue, place.broker): (
@@ -119,6 +119,12 @@ def offsets(name: str, time_ms: int) -> Flow:
         )
         for place, row in rows.items()
     }
+
+
+def whole(name: str) -> Flow:
+    """A topic; queues that are just being made are waited for a moment. Raises NotFound."""
+    view: TopicView = yield Find(name)
+    return view if view.whole else (yield Find(name, limits.SHARD_WAIT_MS))
 
 
 def queue_offsets(queues: list[QueuePlace], time_ms: int = -1) -> Flow:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from zbroker import limits
-from zbroker.client.admin_flows import entry_of
-from zbroker.client.flow import Ask, Find, Flow
+from zbroker.client.admin_flows import entry_of, whole
+from zbroker.client.flow import Ask, Flow
 from zbroker.client.group_flows import known_group
 from zbroker.client.lag_flows import forget_ended, instant, name_of, unconfirmed
 from zbroker.client.places import Place, QueuePlace, TopicView
@@ -266,7 +266,7 @@ def _scans(group: str) -> Flow:
 
 def _looked_up(group: str) -> Flow:
     try:
-        view: TopicView = yield Find(dead_letter_topic(group))
+        view: TopicView = yield from whole(dead_letter_topic(group))
     except NotFound:
         yield from known_group(group)
         return []  # nobody has ever joined it

@@ -23,14 +23,17 @@ _NAMES_BYTES_MAX = limits.HEADER_BYTES_MAX * 3 // 4
 
 
 class _Want:
-    __slots__ = ("asked", "create", "deadline", "found", "patient", "ready", "sure")
+    __slots__ = ("asked", "create", "deadline", "found", "patient", "ready", "sure", "whole")
 
     def __init__(
-        self, create: bool, ready: bool, patient: bool, deadline: int, found: Found
+        self, create: bool, ready: bool, patient: bool, whole: bool, deadline: int, found: Found
     ) -> None:
-        self.create, self.ready, self.patient = create, ready, patient
+        self.create, self.ready, self.patient, self.whole = create, ready, patient, whole
         self.deadline, self.found = deadline, found
         self.asked = self.sure = False
+
+    def met(self, view: TopicView) -> bool:
+        return view.whole if self.whole else bool(view.ready) or not self.ready
 
 
 class Finder:
@@ -58,7 +61,7 @@ class Finder:
 
     def want(
         self, topic: str, now: int, deadline: int, found: Found, *, create: bool, ready: bool,
-        patient: bool = False,
+        patient: bool = False, whole: bool = False,
     ) -> None:
         """Calls `found` once with the topic, or with why there is none.
 
@@ -70,13 +73,15 @@ class Finder:
             create: have it created if it does not exist.
             ready: wait until at least one queue is confirmed by its shard.
             patient: a topic that does not exist is waited for until the deadline.
+            whole: wait until all queues are confirmed; at the deadline, what is known will do.
         """
         self._used[topic] = None
         view = self._session.places.topic(topic)
-        if view is not None and (view.ready or not ready):
+        want = _Want(create, ready, patient, whole, deadline, found)
+        if view is not None and want.met(view):
             found(view, now)
             return
-        self._wants.setdefault(topic, []).append(_Want(create, ready, patient, deadline, found))
+        self._wants.setdefault(topic, []).append(want)
         self._ask_at(now)
 
     def forget(self, topic: str, topic_id: str, now: int) -> None:
@@ -107,13 +112,14 @@ class Finder:
         for topic, wants in list(self._wants.items()):
             for want in [want for want in wants if want.deadline <= now]:
                 wants.remove(want)
-                want.found(self._missing(topic), now)
+                view = self._session.places.topic(topic) if want.whole else None
+                want.found(view or self._missing(topic), now)
             if not wants:
                 del self._wants[topic]
 
     def next_deadline(self) -> int | None:
         """When `tick` is wanted next."""
-        times = [want.deadline for wants in self._wants.values() for want in wants[:1]]
+        times = [want.deadline for wants in self._wants.values() for want in wants]
         if self._vain_since is not None:
             times.append(self._vain_since + self._connect_ms)
         if self._asking is None:
@@ -182,7 +188,7 @@ class Finder:
     def _half_known(self) -> bool:
         """Says whether a topic in use has queues that their shards have not confirmed yet."""
         views = map(self._session.places.topic, self._used)
-        return any(view is not None and len(view.ready) < len(view.queues) for view in views)
+        return any(view is not None and not view.whole for view in views)
 
     def _changed(self, names: set[str], now: int) -> None:
         self._session.routes_changed(now)
@@ -190,7 +196,7 @@ class Finder:
             view = self._session.places.topic(name)
             if view is None:
                 continue
-            waiting = [want for want in self._wants[name] if want.ready and not view.ready]
+            waiting = [want for want in self._wants[name] if not want.met(view)]
             found = [want for want in self._wants[name] if want not in waiting]
             if waiting:
                 self._wants[name] = waiting

@@ -42,9 +42,15 @@ class Ask(NamedTuple):
 
 
 class Find(NamedTuple):
-    """The view of a topic is wanted; an error if there is none."""
+    """The view of a topic is wanted; an error if there is none.
+
+    Attributes:
+        topic: its name.
+        whole_ms: wait so long for shards to confirm all its queues; then, what is known.
+    """
 
     topic: str
+    whole_ms: int = 0
 
 
 class Learn(NamedTuple):
@@ -100,7 +106,11 @@ class Flows:
             self._step(flow, found, now, deadline, done)
 
         if isinstance(wanted, Find):
-            self._finder.want(wanted.topic, now, deadline, answer, create=False, ready=False)
+            whole = wanted.whole_ms > 0
+            ends = min(deadline, now + wanted.whole_ms) if whole else deadline
+            self._finder.want(
+                wanted.topic, now, ends, answer, create=False, ready=False, whole=whole
+            )
         elif isinstance(wanted, Learn):
             if wanted.route is not None:
                 self._finder.learn(wanted.route, now)

@@ -16,7 +16,7 @@ import msgspec
 from zbroker import limits
 from zbroker.client.admin_flows import by_worker, entry_of
 from zbroker.client.flow import Ask, Find, Flow, Learn
-from zbroker.client.places import Place, Places, QueuePlace, TopicView
+from zbroker.client.places import Place, QueuePlace, TopicView
 from zbroker.errors import NotFound, ZBrokerError, make
 from zbroker.names import Queue
 from zbroker.wire import codec, ops
@@ -90,15 +90,17 @@ def forget_ended(told: Iterable[tuple[QueuePlace, ZBrokerError | None]]) -> Flow
 
 def _queues(wanted: list[tuple[str, str]]) -> Flow:
     """(group, queue) of (group, topic); a topic that does not exist (yet) has none."""
-    places: Places = yield Learn()
     found: list[Wanted] = []
+    patient = True
     for name, topic in wanted:
-        view: TopicView | None = places.topic(topic)
         try:
-            queues = (view or (yield Find(topic))).queues
+            view: TopicView = yield Find(topic)
+            if patient and not view.whole:
+                view = yield Find(topic, limits.SHARD_WAIT_MS)
+                patient = view.whole  # once is enough to wait for a shard that is down
         except NotFound:
             continue
-        found += [(name, place) for place in queues]
+        found += [(name, place) for place in view.queues]
     return found
 
 

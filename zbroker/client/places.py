@@ -51,6 +51,11 @@ class TopicView(msgspec.Struct, frozen=True):
     keyed: tuple[QueuePlace, ...]
     ids: dict[str, str]
 
+    @property
+    def whole(self) -> bool:
+        """Says whether shards have confirmed all queues."""
+        return len(self.ready) == len(self.queues)
+
     def find(self, queue: int, broker: str = "") -> QueuePlace | None:
         """The place of a queue; without a broker, that of the only broker or the first."""
         for place in self.queues:

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from zbroker import limits
-from zbroker.client.admin_flows import by_worker
-from zbroker.client.flow import Ask, Find, Flow
+from zbroker.client.admin_flows import by_worker, whole
+from zbroker.client.flow import Ask, Flow
 from zbroker.client.group_flows import known_group
 from zbroker.client.lag_flows import forget_ended, name_of, unconfirmed
 from zbroker.client.places import QueuePlace, TopicView
@@ -55,7 +55,7 @@ def reset(
     """
     word, time_ms = _target(to)
     yield from known_group(name)
-    view: TopicView = yield Find(topic)
+    view: TopicView = yield from whole(topic)
     offsets = _offsets(view, to)
     chosen = list(offsets) if queues is None else [_place(view, one) for one in queues]
     asked = by_worker([place for place in chosen if place.shard >= 0])
