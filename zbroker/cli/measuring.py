@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import zmq
 
 from zbroker import Client, Message, limits
-from zbroker.cli.bench import Figures, Plan
+from zbroker.cli.bench_plan import Figures, Plan
 from zbroker.client.ask import ask
 from zbroker.clock import wall_ms
 from zbroker.errors import Timeout

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zbroker import Client, limits
-from zbroker.cli.bench import Figures, Plan, producing
+from zbroker.cli.bench_plan import Figures, Plan, producing
 from zbroker.cli.measuring import Loop, fill
 from zbroker.errors import Timeout
 
