@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,11 +22,11 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta
 
-from zbroker import limits
+from zbroker import folders, limits
+from zbroker.addresses import check_address, check_host
 from zbroker.errors import InvalidArgument
 from zbroker.names import BROKER_DEFAULT
 
-FILE_NAME = "zbroker.toml"
 ENVIRONMENT_NAMES = {
     "ZBROKER_CONFIG": "path of the configuration file",
     "ZBROKER_DATA": "the data folder",
@@ -34,10 +35,15 @@ ENVIRONMENT_NAMES = {
     "ZBROKER_FAULTS": "faults to inject; for the project's own tests",
     "ZBROKER_TEST_CLOCK": "a file that says how far the broker's time is ahead; for tests",
 }
+# What Kubernetes tells every container of the namespace about a Service named "zbroker".
+_SERVICE = re.compile(
+    r"ZBROKER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+EVERY_KIND = ("nameserver", "gateway", "worker")
 
 _OptionsT = TypeVar("_OptionsT", bound=msgspec.Struct)
 Flush = Literal["sync", "async"]
-Port = Annotated[int, Meta(ge=0, le=65_535)]
+Port = Annotated[int, Meta(ge=0, le=limits.PORT_MAX)]
 ShardCount = Annotated[int, Meta(ge=1, le=limits.SHARDS_MAX)]
 ShardNumber = Annotated[int, Meta(ge=0, le=limits.SHARDS_MAX - 1)]
 QueueCount = Annotated[int, Meta(ge=1, le=limits.QUEUES_A_TOPIC_MAX)]
@@ -235,14 +241,14 @@ class SupervisorOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     Attributes:
         data: the data folder, absolute.
         config: what to run, and how.
-        ephemeral: every port is a free one.
+        ephemeral: kinds of processes whose ports are free ones, out of EVERY_KIND.
         detached: log into the data folder and report as a child does, in JSON lines.
         lifeline: stop when standard input closes, so when the one who started it is gone.
     """
 
     data: str
     config: Config = Config()
-    ephemeral: bool = False
+    ephemeral: tuple[str, ...] = ()
     detached: bool = False
     lifeline: bool = False
 
@@ -291,7 +297,7 @@ def load(path: str | None = None, environ: Mapping[str, str] | None = None) -> L
         InvalidArgument: a file that is missing or unreadable, an unknown key, a wrong value.
     """
     environ = os.environ if environ is None else environ
-    found = _find(path, environ)
+    found = folders.configuration_file(path or environ.get("ZBROKER_CONFIG"), environ)
     values: dict[str, Any] = {}
     origins = dict.fromkeys(KEYS, "default")
     if found:
@@ -330,10 +336,7 @@ def data_folder(config: Config, environ: Mapping[str, str] | None = None) -> Pat
     """The data folder: ZBROKER_DATA, else `[broker] data`, else the user's data folder."""
     environ = os.environ if environ is None else environ
     named = environ.get("ZBROKER_DATA") or config.broker.data
-    if named:
-        return Path(named).expanduser().absolute()
-    base = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or "~") / ".local/share"
-    return Path(base).expanduser().absolute() / "zbroker"
+    return folders.absolute(named) if named else folders.data_folder(environ)
 
 
 def check_bind(host: str, advertise: str, insecure: bool) -> None:
@@ -352,20 +355,15 @@ def check_bind(host: str, advertise: str, insecure: bool) -> None:
     if not insecure:
         text = "anybody who reaches it may read and write; say --insecure if that is wanted"
         raise InvalidArgument(f"broker.bind = {host!r} is not this machine alone: {text}")
-    if host in ("*", "0.0.0.0", "[::]") and not advertise:
-        text = "set broker.advertise to the host name that clients shall use"
+    _check_bind(host, advertise)
+
+
+def _check_bind(host: str, advertise: str) -> None:
+    if host not in ("*", "0.0.0.0", "[::]"):
+        check_host("broker.bind", host)
+    elif not advertise:
+        text = "set broker.advertise to the host for clients to use, and say --insecure"
         raise InvalidArgument(f"broker.bind = {host!r} is every address: {text}")
-
-
-def _find(path: str | None, environ: Mapping[str, str]) -> Path | None:
-    named = path or environ.get("ZBROKER_CONFIG")
-    if named:
-        if not Path(named).is_file():
-            raise InvalidArgument(f"{named}: there is no such configuration file")
-        return Path(named)
-    home = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "~") / ".config"
-    places = (Path(), Path(home).expanduser() / "zbroker", Path("/etc/zbroker"))
-    return next((place / FILE_NAME for place in places if (place / FILE_NAME).is_file()), None)
 
 
 def _file_values(path: Path) -> Iterator[tuple[_Key, Any]]:
@@ -391,7 +389,8 @@ def _file_values(path: Path) -> Iterator[tuple[_Key, Any]]:
 
 def _overrides(environ: Mapping[str, str]) -> Iterator[tuple[str, _Key]]:
     for name in sorted(environ):
-        if not name.startswith("ZBROKER_") or name in ENVIRONMENT_NAMES:
+        ours = name.startswith("ZBROKER_") and name not in ENVIRONMENT_NAMES
+        if not ours or _SERVICE.fullmatch(name):
             continue
         key = _VARIABLES.get(name)
         if key is None:
@@ -425,6 +424,27 @@ def _assemble(values: Mapping[str, Any]) -> Config:
         section, name = dotted.split(".")
         sections.setdefault(section, {})[name] = value
     config = msgspec.convert(sections, Config)
-    if config.broker.advertise and ":" in config.broker.advertise:
-        raise InvalidArgument("broker.advertise: a host without a port is wanted")
+    if config.broker.advertise:
+        check_host("broker.advertise", config.broker.advertise)
+    _check_bind(config.broker.bind, config.broker.advertise)
+    for address in config.nameserver.also:
+        check_address(address)
+    _check_ports(config.broker, config.nameserver)
     return config
+
+
+def _check_ports(broker: BrokerSection, nameserver: NameserverSection) -> None:
+    """Each process has a port of its own; 0 is any that is free."""
+    if broker.port_base:
+        return
+    last = broker.worker_port + max(1, broker.workers) - 1
+    if last > limits.PORT_MAX:
+        raise InvalidArgument(f"broker.worker_port: the last worker would listen on {last}")
+    used = dict.fromkeys(range(broker.worker_port, last + 1), "a worker")
+    wanted = {"broker.gateway_port": broker.gateway_port}
+    if nameserver.run:
+        wanted["nameserver.port"] = nameserver.port
+    for name, port in wanted.items():
+        if port and port in used:
+            raise InvalidArgument(f"{name} = {port} is the port of {used[port]} too")
+        used[port] = name

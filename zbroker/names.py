@@ -15,6 +15,7 @@ from zbroker.errors import InvalidArgument
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 BROKER_DEFAULT = "main"
+BROKER_MARK = "%"  # of names that are the broker's own
 RETRY_PREFIX, DEAD_LETTER_PREFIX = "%RETRY%", "%DLQ%"
 
 
@@ -27,12 +28,20 @@ class Queue(NamedTuple):
 
 
 def check_topic(name: str) -> str:
-    """Returns `name` if users may create a topic of that name, else raises InvalidArgument."""
+    """Returns `name` as a plain str if users may create such a topic; raises InvalidArgument."""
     return _check("topic", name, limits.TOPIC_CHARS_MAX)
 
 
+def check_any_topic(name: str) -> str:
+    """As `check_topic`, for topics that are there: also the broker's own."""
+    for prefix in (RETRY_PREFIX, DEAD_LETTER_PREFIX):
+        if isinstance(name, str) and name.startswith(prefix):
+            return prefix + check_group(name[len(prefix) :])
+    return check_topic(name)
+
+
 def check_group(name: str) -> str:
-    """Returns `name` if it may name a consumer group, else raises InvalidArgument."""
+    """Returns `name` as a plain str if it may name a group, else raises InvalidArgument."""
     return _check("group", name, limits.GROUP_CHARS_MAX)
 
 
@@ -51,7 +60,7 @@ def _check(what: str, name: str, chars_max: int) -> str:
         raise InvalidArgument(f"{what} name {name!r:.60}: 1 to {chars_max} characters are allowed")
     if not _NAME.match(name):
         raise InvalidArgument(f"{what} name {name!r}: only letters, digits and _ . - are allowed")
-    return name
+    return str.__str__(name)  # a subclass of str cannot be sent
 
 
 def random_id() -> int:

@@ -10,10 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.support.broker import Broker, environment, zbroker
+from tests.support.broker import Broker, environment, is_alive, wait_for, zbroker
 from zbroker import limits
+from zbroker.cli.bench_plan import Plan
+from zbroker.cli.measuring import _bodies
 
 
 def slow(*arguments: str) -> Any:
@@ -76,6 +79,18 @@ def test_file_is_one_body(broker: Broker, tmp_path: Path) -> None:
     assert b"No such file" in missing.stderr
 
 
+def test_all_is_sent_when_nobody_reads_the_receipts_any_more(broker: Broker) -> None:
+    command = f'"{sys.executable}" -m zbroker pub receipts -o jsonl | head -1'
+    done = subprocess.run(
+        ["sh", "-c", command], input=b"line\n" * 5_000, capture_output=True,
+        env=environment(ZBROKER_URL=broker.url), timeout=60,
+    )
+    assert done.stdout.count(b"\n") == 1
+    assert done.stderr == b"5000 acknowledged\n"
+    [stats] = rows(broker.run("topic", "stats", "receipts", "-o", "json"))
+    assert stats["messages"] == 5_000
+
+
 def test_what_was_acknowledged_is_told_when_a_later_line_is_refused(broker: Broker) -> None:
     lines = b"good\n" + b"x" * (limits.BODY_BYTES_MAX + 1) + b"\nnever read\n"
     done = broker.run("pub", "partly", input=lines)
@@ -116,17 +131,20 @@ def test_tail_filters_by_tags(broker: Broker) -> None:
 
 def test_tail_follows_a_topic_that_does_not_exist_yet_until_ctrl_c(broker: Broker) -> None:
     command = [sys.executable, "-m", "zbroker", "tail", "later"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--from", "begin"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(ZBROKER_URL=broker.url),
-    )
-    assert process.stdout
-    broker.run("pub", "later", "there you are")
-    assert process.stdout.readline() == b"there you are\n"
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    ) as process:
+        assert process.stdout
+        try:
+            broker.run("pub", "later", "there you are")
+            assert process.stdout.readline() == b"there you are\n"
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, said) == (0, b"")
 
 
@@ -156,6 +174,12 @@ def test_reader_that_goes_away_is_no_error(broker: Broker) -> None:
         (("tail", "ok", "--tag", "a ||"), 2, "a || b"),
         (("topic", "create", "many", "--queues", "2000"), 2, "1024"),
         (("tail", "ok", "--from", "yesterday"), 2, "is no place"),
+        (("tail", "ok", "--from", "9" * 27), 2, "is no place"),
+        (("topic", "show", ""), 2, "NAME is empty"),
+        (("topic", "delete", "%DLQ%g", "--dry-run"), 2, "only letters, digits"),
+        (("pub", "ok", "x", "--tag", "a||b"), 2, "no filter could select it"),
+        (("pub", "ok", "x", "--tag", "*"), 2, "no filter could select it"),
+        (("bench", "produce", "--size", "5000000"), 2, "'--size': 5000000 is not in the range"),
         (("bogus",), 2, "No such command"),
         (("pub",), 2, "Missing argument"),
     ],
@@ -209,6 +233,7 @@ def test_gateway_address_works_too(broker: Broker) -> None:
     assert seen.stdout == b"x\n"
 
 
+@pytest.mark.slow
 def test_nobody_there_is_unreachable() -> None:
     done = zbroker("pub", "x", "y", "--nameserver", "tcp://127.0.0.1:9")
     assert done.returncode == 5
@@ -246,6 +271,47 @@ def test_bench_prints_what_it_promises_and_cleans_up(broker: Broker, arguments: 
     assert facts["machine"]["cores"] >= 1
     left = rows(broker.run("topic", "list", "-o", "jsonl"))
     assert not [row for row in left if row["topic"].startswith("bench-")]
+
+
+def test_few_messages_are_spread_over_few_producers(broker: Broker) -> None:
+    for messages in ("1", "3"):
+        [facts] = rows(broker.run(
+            "bench", "produce", "--producers", "2", "--messages", messages, "-o", "json"
+        ))
+        assert facts["messages"] == int(messages)
+
+
+def test_bodies_are_no_more_than_messages() -> None:
+    plan = Plan(
+        bench="produce", mode="many", messages=2, size=100, batch=1000, queues=1, topics=1
+    )
+    assert len(set(_bodies(plan))) == 2
+    plan.messages, plan.size = 1000, limits.BODY_BYTES_MAX
+    bodies = _bodies(plan)
+    assert len(bodies) == 1000
+    assert sum(map(len, set(bodies))) <= limits.BENCH_BODIES_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("producers", ["1", "2"])
+def test_bench_that_is_told_to_end_leaves_nothing(broker: Broker, producers: str) -> None:
+    def topics() -> list[str]:
+        found = rows(broker.run("topic", "list", "-o", "jsonl"))
+        return [row["topic"] for row in found if row["topic"].startswith("bench-")]
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zbroker", "bench", "produce", "--mode", "paced", "--pace", "10",
+         "--messages", "100000", "--producers", producers],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment(ZBROKER_URL=broker.url),
+    )
+    wait_for(topics, "its topic is there")
+    children = psutil.Process(process.pid).children()
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip()) == (130, b"")
+    assert not topics()
+    assert not any(is_alive(child.pid) for child in children)
 
 
 def test_store_check_and_dump_beside_a_live_broker(broker: Broker) -> None:

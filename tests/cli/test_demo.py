@@ -18,7 +18,7 @@ def test_demo_brings_a_real_file_back_the_same(tmp_path: Path) -> None:
         capture_output=True,
         cwd=tmp_path,
         env=environment(TMPDIR=str(tmp_path)),
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, (done.stdout + done.stderr).decode()

@@ -47,11 +47,11 @@ def rows(
 def test_group_list_show_members(cluster: Cluster, group: str) -> None:
     listed = rows(run(cluster, "group", "list", "-o", "jsonl"))
     assert {
-        "group": group, "mode": "leased", "members": 1, "lag": 2, "dead_letters": 3
+        "group": group, "mode": "clustering", "members": 1, "lag": 2, "dead_letters": 3
     } in listed
     plain = run(cluster, "group", "list").stdout.decode().splitlines()
     assert plain[0].split("\t") == ["group", "mode", "members", "lag", "dead_letters"]
-    assert f"{group}\tleased\t1\t2\t3" in plain
+    assert f"{group}\tclustering\t1\t2\t3" in plain
     [shown] = rows(run(cluster, "group", "show", group, "-o", "json"))
     assert set(shown) == {
         "group", "id", "mode", "revision", "lag", "dead_letters", "subscription", "members"
@@ -78,6 +78,7 @@ def test_group_lag_by_queue_and_in_all(cluster: Cluster, group: str) -> None:
     assert f"%RETRY%{group}" in run(cluster, "group", "lag", group).stdout.decode()
 
 
+@pytest.mark.slow
 def test_group_lag_of_a_silent_shard_is_unknown_and_said(cluster: Cluster, group: str) -> None:
     with cluster.paused("worker-1"):
         done = run(cluster, "group", "lag", group, "-o", "json")
@@ -107,6 +108,13 @@ def test_group_reset_says_what_it_does(cluster: Cluster, group: str) -> None:
     assert [row["error"] for row in rows(partly, 3)] == ["OFFSET_OUT_OF_RANGE", None]
     assert partly.stderr.startswith(b"error OFFSET_OUT_OF_RANGE")
     assert run(cluster, *reset, "--to", "9", "--queue", "0", "--yes").returncode == 4
+
+
+def test_group_reset_of_a_topic_that_it_does_not_read(cluster: Cluster, group: str) -> None:
+    dead.create(cluster, "elsewhere")
+    done = run(cluster, "group", "reset", group, "elsewhere", "--to", "end", "--yes")
+    said = f"error INVALID_ARGUMENT: group {group} does not read topic elsewhere; it reads {group}"
+    assert (done.returncode, done.stdout) == (2, b"") and done.stderr.decode().startswith(said)
 
 
 def test_group_delete_asks_and_refuses_while_members_live(cluster: Cluster, group: str) -> None:

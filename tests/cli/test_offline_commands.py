@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import time
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.support.broker import ROOT, zbroker
+from zbroker.cli import main
 from zbroker.cli.places import parse_start
 from zbroker.errors import TABLE, InvalidArgument
 from zbroker.version import __version__
@@ -19,16 +21,11 @@ def test_version() -> None:
     assert zbroker("--version").stdout.decode() == f"zbroker {__version__}\n"
 
 
-def test_help_is_quick_and_lists_every_command() -> None:
-    took = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        done = zbroker("--help")
-        took.append(time.perf_counter() - begun)
+def test_help_lists_every_command() -> None:
+    done = zbroker("--help")
     assert done.returncode == 0
     for name in ("up", "down", "status", "serve", "pub", "tail", "topic", "msg", "bench", "store"):
         assert f"\n  {name} " in done.stdout.decode()
-    assert min(took) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -48,7 +45,7 @@ def test_no_arguments_is_usage() -> None:
     assert zbroker("topic").returncode == 2
 
 
-def test_help_loads_no_library_of_the_commands() -> None:
+def test_help_is_quick_for_it_loads_no_library_of_the_commands() -> None:
     import subprocess
     import sys
 
@@ -91,13 +88,29 @@ def test_config_check(tmp_path: Path) -> None:
     wrong = zbroker("config", "check", "--config", file)
     assert wrong.returncode == 2
     assert b"did you mean queues?" in wrong.stderr
+    file.write_text("[broker]\nbind = '10.0.0.1'\n")
+    beyond = zbroker("config", "check", "--config", file)
+    assert beyond.returncode == 0
+    assert b"warning: " in beyond.stderr and b"--insecure" in beyond.stderr
+
+
+def test_config_template_is_a_file_that_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "zbroker.toml"
+    file.write_bytes(zbroker("config", "template").stdout)
+    checked = zbroker("config", "check", "--config", file)
+    assert (checked.returncode, checked.stderr.decode()) == (0, f"{file}: right\n")
+    assert file.read_bytes() == (ROOT / "config" / "development.toml").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("arguments", "environ", "word"),
     [
         (("up", "--workers", "x"), {}, "not a valid integer"),
-        (("up", "--workers", "99"), {}, "broker.workers = 99"),
+        (("up", "--workers", "99"), {}, "'--workers': 99 is not in the range 0<=x<=64"),
+        (("up", "--data", "\udcff"), {}, "its name is not UTF-8"),
+        (("up",), {"ZBROKER_BROKER__ADVERTISE": "a b"}, "broker.advertise = 'a b'"),
+        (("serve", "broker", "--nameserver", "foo"), {}, "tcp://host:port is wanted"),
+        (("pub", "t", "x", "--nameserver", "tcp://ünï:1"), {}, "tcp://host:port is wanted"),
         (("up", "--port-base", "5000", "--ephemeral-ports"), {}, "exclude each other"),
         (("up",), {"ZBROKER_BROKER__BIND": "0.0.0.0"}, "--insecure"),
         (("up",), {"ZBROKER_BROKER__BUND": "x"}, "did you mean ZBROKER_BROKER__BIND?"),
@@ -117,6 +130,17 @@ def test_wrong_settings_are_one_line(
     assert not (tmp_path / "data").exists()
 
 
+def test_broker_of_another_user_cannot_be_stopped(monkeypatch, tmp_path: Path, capsys) -> None:
+    def denied(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(importlib.import_module("zbroker.cli.up"), "locked_by", lambda _: PID)
+    monkeypatch.setattr(os, "kill", denied)
+    assert main(["down", "--data", str(tmp_path)]) == 6
+    said = capsys.readouterr().err
+    assert said == f"error DENIED: process {PID} belongs to another user, who may stop it\n"
+
+
 def test_debug_shows_where_an_error_came_from() -> None:
     done = zbroker("errors", "lookup", "NOTHING", ZBROKER_DEBUG="1")
     assert b"Traceback" in done.stderr
@@ -128,6 +152,7 @@ def test_completion_prints_a_script(shell: str) -> None:
     assert b"_ZBROKER_COMPLETE" in zbroker("completion", shell).stdout
 
 
+PID = os.getpid()
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
@@ -152,7 +177,11 @@ def test_places(text: str, place: object) -> None:
     assert parse_start(text, NOW) == place
 
 
-@pytest.mark.parametrize("text", ["", "-1", "5x", "now", "m"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "-1", "5x", "now", "m", "²", "١", "９m", "9" * 27, "9" * 5000, "99999999d", "9999999d",
+     "9" * 400 + "s", "0001-01-01T00:00", "9999-12-31T23:59:59-23:00"],
+)
 def test_what_is_no_place(text: str) -> None:
     with pytest.raises(InvalidArgument, match="is no place"):
         parse_start(text, NOW)

@@ -51,7 +51,7 @@ class FakeWorker:
         self, shard: int, boot: str, directory: Directory | None = None, endpoint: str = ""
     ) -> None:
         self.shard, self.boot, self.directory = shard, boot, directory
-        self.endpoint = endpoint or f"tcp://w:{shard}"
+        self.endpoint = endpoint or f"tcp://w:{shard + 1}"
         self.got: list[Arrived] = []
         self.mute = False
         self._outgoing: list[Send] = []

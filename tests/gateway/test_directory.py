@@ -108,6 +108,7 @@ def test_every_request_that_names_queues_goes_to_their_shard(entry, named):
     assert copy.shard_for(named(**facts)) == 1
 
 
+@pytest.mark.slow
 def test_100_000_topics_fit_into_the_frames_of_one_request():
     copy = DirectoryCopy()
     rows = [

@@ -65,8 +65,8 @@ def test_full_state_first_then_heartbeats_of_the_generation_alone(scene):
 def test_unknown_generation_is_answered_with_the_full_state_at_once(scene):
     scene.tick(0)
     sends = scene.tick(limits.REGISTER_EVERY_MS)
-    scene.answer(sends[1], 10_001, known=False)
-    assert counters(scene.tick(10_001)) == [("b", True, 1)]
+    scene.answer(sends[1], 1 + limits.REGISTER_EVERY_MS, known=False)
+    assert counters(scene.tick(1 + limits.REGISTER_EVERY_MS)) == [("b", True, 1)]
     assert scene.encoded == 1, "the state has not changed"
 
 

@@ -161,7 +161,7 @@ def test_routes_are_answered_from_the_copy(scene):
     assert result.topics[0].queues == [0, 1, 0, 1] and not result.topics[0].placed
     assert result.not_found == ["none"]
     assert result.brokers[0].gateway == "tcp://g:1"
-    assert result.brokers[0].workers == {0: "tcp://w:0", 1: "tcp://w:1"}
+    assert result.brokers[0].workers == {0: "tcp://w:1", 1: "tcp://w:2"}
 
 
 # --- the copy of the directory -----------------------------------------------------------------

@@ -151,7 +151,7 @@ def test_all_routes_come_in_pages_without_loss(scene):
 def test_pages_are_cut_by_size_too_and_named_topics_can_be_asked_again(scene):
     names = [f"t{n}" for n in range(400)]
     payload = msgspec.json.encode([topic(name, queues=1024) for name in names])
-    route = ops.BrokerRoute(broker="main", gateway="g", workers={}, generation=(0, 1, 1))
+    route = ops.BrokerRoute(broker="main", gateway="tcp://g:1", workers={}, generation=(0, 1, 1))
     scene.ask(scene.broker, ops.Register, payload, route=route, full=True)
     asked, found, rounds = set(names), set(), 0
     while asked:
@@ -170,15 +170,24 @@ def test_pages_are_cut_by_size_too_and_named_topics_can_be_asked_again(scene):
 )
 def test_registration_with_broken_topics_is_malformed_and_changes_nothing(scene, payload):
     scene.register((0, 1, 1), "orders")
-    route = ops.BrokerRoute(broker="main", gateway="g", workers={}, generation=(0, 1, 2))
+    route = ops.BrokerRoute(broker="main", gateway="tcp://g:1", workers={}, generation=(0, 1, 2))
     reply = scene.ask(scene.broker, ops.Register, payload, route=route, full=True)
     assert reply.code == "MALFORMED"
     assert scene.found() == ["orders"]
 
 
+@pytest.mark.parametrize("endpoint", ["tcp://a b:1", "tcp://ünï:1", "foo"])
+def test_registration_with_an_endpoint_that_is_none_is_refused(scene, endpoint):
+    for named in ({"gateway": endpoint, "workers": {}}, {"gateway": "", "workers": {0: endpoint}}):
+        route = ops.BrokerRoute(broker="second", generation=(0, 1, 1), **named)
+        refused = scene.ask(scene.broker, ops.Register, b"[]", route=route, full=True)
+        assert refused.head.error["code"] == "INVALID_ARGUMENT"
+        assert endpoint in refused.head.error["message"]
+
+
 def test_registration_for_another_broker_is_malformed(scene):
     payload = msgspec.json.encode([topic("orders", "other")])
-    route = ops.BrokerRoute(broker="main", gateway="g", workers={}, generation=(0, 1, 2))
+    route = ops.BrokerRoute(broker="main", gateway="tcp://g:1", workers={}, generation=(0, 1, 2))
     reply = scene.ask(scene.broker, ops.Register, payload, route=route, full=True)
     assert reply.code == "MALFORMED"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,77 @@ def test_second_supervisor_is_refused_and_told_who_is_there(tmp_path: Path) -> N
     folder.close()
     assert locked_by(tmp_path) == 0
     Folder.open(tmp_path, 1).close()
+
+
+def test_who_may_only_read_is_told_the_truth(tmp_path: Path, monkeypatch) -> None:
+    folder = Folder.open(tmp_path, 1)
+    may_open = os.open
+
+    def readonly(path, flags, *mode):
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(13, "Permission denied")
+        return may_open(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", readonly)
+    assert locked_by(tmp_path) == os.getpid()
+    monkeypatch.undo()
+    folder.close()
+
+
+def test_lock_that_may_not_be_read_is_no_free_lock(tmp_path: Path, monkeypatch) -> None:
+    def denied(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(Denied, match="LOCK may not be read"):
+        locked_by(tmp_path)
+
+
+def test_a_look_at_the_lock_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    Folder.open(tmp_path, 1).close()
+    look = os.open(tmp_path / "LOCK", os.O_RDONLY)
+    fcntl.flock(look, fcntl.LOCK_SH)
+    timer = threading.Timer(limits.LOCK_TAKE_S / 4, os.close, [look])
+    timer.start()
+    Folder.open(tmp_path, 1).close()
+    timer.join()
+
+
+@pytest.mark.parametrize("names", [[], ["lost+found"], ["lost+found", "zbroker.toml"], ["LOCK"]])
+def test_fresh_volume_and_a_folder_broken_half_way_are_taken(tmp_path: Path, names) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    Folder.open(tmp_path, 1).close()
+    (tmp_path / "notes.txt").touch()
+    Folder.open(tmp_path, 1).close()
+
+
+def test_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".bashrc").touch()
+    (tmp_path / "lost+found").touch()
+    with pytest.raises(InvalidArgument, match=r"no data folder, but holds '\.bashrc'"):
+        Folder.open(tmp_path, 1)
+    assert sorted(os.listdir(tmp_path)) == [".bashrc", "lost+found"]
+
+
+def test_folder_that_was_removed_or_replaced_is_noticed_and_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    first = Folder.open(path, 1)
+    assert first.is_there()
+    path.rename(tmp_path / "elsewhere")
+    assert not first.is_there()
+    second = Folder.open(path, 1)
+    second.publish({"format": 1})
+    assert not first.is_there() and second.is_there()
+    first.close()
+    assert (path / "endpoints.json").exists()
+    second.close()
+
+
+def test_files_have_one_mode_for_life(tmp_path: Path) -> None:
+    for content in (b"1", b"2", b"3"):
+        replace_file(tmp_path / "f", content)
+        assert stat.S_IMODE(os.stat(tmp_path / "f").st_mode) == 0o640
 
 
 def test_newer_format_is_named(tmp_path: Path) -> None:

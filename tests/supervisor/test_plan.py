@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from zbroker import limits
-from zbroker.config import Config, GatewayOptions, NameserverSection, WorkerOptions
+from zbroker.config import (
+    EVERY_KIND,
+    BrokerSection,
+    Config,
+    GatewayOptions,
+    NameserverSection,
+    WorkerOptions,
+)
 from zbroker.supervisor.plan import (
     Exited,
     GiveUp,
@@ -92,7 +99,7 @@ def test_ready_is_told_once_and_only_when_all_are() -> None:
 
 
 def test_restarted_child_gets_its_port_again_and_is_published() -> None:
-    world = World(ephemeral=True)
+    world = World(ephemeral=EVERY_KIND)
     assert of(Start, world.orders)[1].options.listen == "tcp://127.0.0.1:0"
     world.all_ready()
     again = of(Start, world.ends("worker-0"))
@@ -134,6 +141,16 @@ def test_port_base_places_everybody() -> None:
     }
 
 
+def test_free_ports_for_workers_are_free_for_each() -> None:
+    broker = BrokerSection(worker_port=0)
+    plan = Plan(Wanted(Config(broker=broker), "/d", "/d/ipc", shards=3), 0)
+    plan.tick(0)
+    starts = [order for order in plan.take_outgoing() if isinstance(order, Start)]
+    assert {order.options.listen for order in starts if order.kind == "worker"} == {
+        "tcp://127.0.0.1:0"
+    }
+
+
 def test_a_worker_that_is_ready_first_does_not_start_the_gateway_too_early() -> None:
     world = World()
     assert not names(Start, world.ready("worker-0", "worker-1"))
@@ -164,7 +181,7 @@ def test_restarted_child_binds_where_it_did_although_it_reports_what_clients_are
     from zbroker.config import load
 
     config = load(environ={"ZBROKER_BROKER__ADVERTISE": "example.org"}).config
-    world = World(config=config, ephemeral=True)
+    world = World(config=config, ephemeral=EVERY_KIND)
     world.says("worker-0", "ready", endpoint="tcp://example.org:7777")
     [again] = of(Start, world.ends("worker-0"))
     assert again.options.listen == "tcp://127.0.0.1:7777"

@@ -68,9 +68,62 @@ def test_up_in_the_foreground_ends_well_on_ctrl_c(tmp_path: Path) -> None:
     assert line.startswith("ready nameserver=tcp://127.0.0.1:")
     assert f"data={tmp_path}" in line
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said.decode()
     assert b"Traceback" not in said
+
+
+def becomes_supervisor(pid: int) -> bool:
+    return b"zbroker.supervisor.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_ctrl_c_while_it_starts_is_neither_lost_nor_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zbroker", "up", "--ephemeral-ports", "--workers", "1"]
+    process = subprocess.Popen(
+        [*command, "--data", str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), start_new_session=True,
+    )
+    wait_for(lambda: becomes_supervisor(process.pid), "the command line is the supervisor now")
+    os.killpg(process.pid, signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, b""), said.decode()
+    assert b"Traceback" not in said and b"ignored" not in said
+
+
+def test_ctrl_c_before_the_command_begins_ends_it_without_a_word() -> None:
+    program = """
+import os, signal, sys
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "zbroker.cli.up":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+sys.argv = ["zbroker", "up", "--help"]
+from zbroker.__main__ import run
+sys.exit(run())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env=environment(), timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.slow
+def test_broker_whose_folder_was_removed_says_so_and_ends(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    command = [sys.executable, "-m", "zbroker", "up", "--ephemeral-ports", "--workers", "1"]
+    process = subprocess.Popen(
+        [*command, "--data", str(data)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+    )
+    assert process.stdout
+    assert process.stdout.readline().startswith(b"ready ")
+    pids = json.loads((data / "endpoints.json").read_bytes())["pids"]
+    data.rename(tmp_path / "gone")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 7
+    assert f"error CONFLICT: data folder {data} was removed" in said.decode().splitlines()[-1]
+    assert not any(map(is_alive, pids.values()))
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +132,7 @@ def running(tmp_path_factory: pytest.TempPathFactory):
         yield broker
 
 
+@pytest.mark.slow
 def test_second_broker_on_a_folder_is_refused_in_one_line(running: Broker) -> None:
     for detach in ([], ["-d"]):
         refused = zbroker("up", *detach, "--ephemeral-ports", "--data", running.data)
@@ -99,6 +153,7 @@ def test_other_worker_count_is_refused_in_one_line(tmp_path: Path) -> None:
     assert b"was made with 1 workers, not 2" in refused.stderr
 
 
+@pytest.mark.slow
 def test_taken_port_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

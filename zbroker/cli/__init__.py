@@ -2,19 +2,24 @@
 
 Data goes to standard output, talk to standard error. Every error is one line, `error CODE: text`,
 and an exit code of the error table; ZBROKER_DEBUG=1 shows where it came from. `--help` must not
-wait for libraries that only the commands need, so this file imports click and nothing else.
+wait for libraries that only the commands need, so click is the only one that this file imports.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import io
 import os
+import signal
 import sys
 import traceback
 from typing import Any
 
 import click
 
+from zbroker.cli.output import silence
 from zbroker.errors import InvalidArgument, ZBrokerError, make
 from zbroker.version import __version__
 
@@ -47,6 +52,8 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"zbroker.cli.{_COMMANDS[cmd_name][0]}")
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __main__.py
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         command: click.Command = getattr(module, cmd_name)
         return command
 
@@ -77,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 usage, 3 partly, 4 not found, 5 unreachable or timed
         out, 6 refused, 7 conflict, 130 interrupted.
     """
+    _mend_streams()
     try:
         answer: Any = zbroker.main(arguments, prog_name="zbroker", standalone_mode=False)
         sys.stdout.flush()
@@ -89,12 +97,26 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except (BrokenPipeError, SystemExit):  # click exits for a broken pipe, only then
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         return 0
     except Exception as error:
         if os.environ.get("ZBROKER_DEBUG") == "1":
             traceback.print_exc()
         return _complain(_as_ours(error))
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            silence()  # it was told, or nobody reads it
+
+
+def _mend_streams() -> None:
+    """A stream that was closed (`>&-`) is an empty one, and what one cannot spell is escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 open to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _as_ours(error: Exception) -> ZBrokerError:
@@ -104,12 +126,17 @@ def _as_ours(error: Exception) -> ZBrokerError:
         return InvalidArgument(" ".join(error.format_message().split()))
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
-        return InvalidArgument(f"{name}{error.strerror or error}")
+        denied = "DENIED" if isinstance(error, PermissionError) else "INVALID_ARGUMENT"
+        code = "DISK_FULL" if error.errno == errno.ENOSPC else denied
+        return make(code, f"{name}{error.strerror or error}")
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidArgument(f"{error.object!a:.80}: not UTF-8")
     kind = type(error).__name__
     return make("INTERNAL", f"{kind}: {error} (ZBROKER_DEBUG=1 shows where; please report it)")
 
 
 def _complain(error: ZBrokerError) -> int:
     text = " ".join(str(error).split())
-    print(f"error {error.code}: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"error {error.code}: {text}", file=sys.stderr)
     return error.exit_code

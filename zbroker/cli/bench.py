@@ -8,8 +8,11 @@ messages, or how long a queue is read by nobody when it is handed over. `measuri
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -32,16 +35,22 @@ def _sizes(messages: int) -> Callable[[_CommandT], _CommandT]:
             click.option("-o", "--output", type=click.Choice(["table", "json"])),
             nameserver_option,
             click.option("--topic", "topic", hidden=True, help="Use this topic; make no floors."),
-            click.option("--topics", type=positive, default=1, show_default=True),
-            click.option("--queues", type=positive, default=1, show_default=True),
-            click.option("--batch", type=positive, default=1000, show_default=True),
-            click.option("--size", type=click.IntRange(min=0), default=100, show_default=True),
-            click.option("--messages", type=positive, default=messages, show_default=True),
+            _size("--topics", 1, "Topics, in turn.", positive),
+            _size("--queues", 1, "Queues of each topic.", positive),
+            _size("--batch", 1000, "Messages a batch.", positive),
+            _size("--size", 100, "Bytes a body.", click.IntRange(0, limits.BODY_BYTES_MAX)),
+            _size("--messages", messages, "Messages in all.", positive),
         ):
             command = option(command)
         return command
 
     return decorate
+
+
+def _size(
+    name: str, default: int, text: str, kind: click.IntRange
+) -> Callable[[_CommandT], _CommandT]:
+    return click.option(name, type=kind, default=default, show_default=True, help=text)
 
 
 @click.group()
@@ -64,7 +73,10 @@ _pace_option: Callable[[_CommandT], _CommandT] = click.option(
     help="send_many; submit one by one; unbatched requests, 64 in flight; one send after another; "
     "submit at --pace, each body begins with its time.",
 )
-@click.option("--producers", type=click.IntRange(min=1), default=1, help="Processes that produce.")
+@click.option(
+    "--producers", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Processes that produce.",
+)
 @_pace_option
 @_sizes(messages=500_000)
 def produce(mode: str, topic: str | None, output: str | None, **given: Any) -> None:
@@ -124,6 +136,7 @@ def _run(plan: Plan, topic: str | None, output: str | None) -> None:
         plan.names = topic.split(",")
         print_facts(_row(plan, measuring.run(plan, loops)), output)
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was made is deleted then too
     plan.names = [f"bench-{secrets.token_hex(4)}-{number}" for number in range(plan.topics)]
     with connect(plan.nameserver) as client:
         admin = client.admin()
@@ -136,11 +149,18 @@ def _run(plan: Plan, topic: str | None, output: str | None) -> None:
         finally:
             for name in plan.names:
                 admin.delete_topic(name)
-    folder = settings.data_folder(settings.load().config)
-    at = folder if folder.is_dir() else None
-    facts["floors"] = floors.measure(plan.size, plan.batch, at)
+    facts["floors"] = floors.measure(plan.size, plan.batch, _data_folder())
     facts["machine"] = floors.machine()
     print_facts(facts, output)
+
+
+def _data_folder() -> Path | None:
+    """This user's data folder, whose disk is measured; None: there is none."""
+    try:
+        folder = settings.data_folder(settings.load().config)
+        return folder if folder.is_dir() else None
+    except (InvalidArgument, OSError):
+        return None
 
 
 def _row(plan: Plan, figures: Figures) -> dict[str, Any]:
@@ -165,12 +185,16 @@ def _row(plan: Plan, figures: Figures) -> dict[str, Any]:
 
 def _spread(plan: Plan) -> Figures:
     """Several processes, each with its share; the slowest ends the measurement."""
-    share = plan.messages // plan.producers
-    running = [producing(plan, share) for _ in range(plan.producers)]
+    count = min(plan.producers, plan.messages)
+    shares = [len(range(first, plan.messages, count)) for first in range(count)]
     rows = []
-    for process in running:
-        said, _ = process.communicate()
-        if process.returncode:
-            raise make("INTERNAL", "a producing process has failed; it said why above")
-        rows.append(orjson.loads(said))
-    return Figures(share * plan.producers, max(row["seconds"] for row in rows))
+    with contextlib.ExitStack() as ends:
+        running = [ends.enter_context(producing(plan, share)) for share in shares]
+        for process in running:
+            ends.callback(process.kill)  # nothing if it has ended
+        for process in running:
+            said, _ = process.communicate()
+            if process.returncode:
+                raise make("INTERNAL", "a producing process has failed; it said why above")
+            rows.append(orjson.loads(said))
+    return Figures(plan.messages, max(row["seconds"] for row in rows))

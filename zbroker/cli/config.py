@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import resources
+
 import click
 
 from zbroker import config as settings
 from zbroker.cli.output import output_option, print_rows, talk
+from zbroker.errors import InvalidArgument
 
 _file_option = click.option("--config", "path", help="The configuration file (zbroker.toml).")
 
 
 @click.group()
 def config() -> None:
-    """Show and check the configuration."""
+    """Show and check the configuration.
+
+    \b
+    zbroker config template > zbroker.toml        a file with every key, its default and its meaning
+    """
 
 
 @config.command()
@@ -33,4 +40,15 @@ def show(path: str | None, output: str | None) -> None:
 def check(path: str | None) -> None:
     """Exit code 0 if the configuration is right, else say what is wrong."""
     loaded = settings.load(path)
+    broker = loaded.config.broker
+    try:
+        settings.check_bind(broker.bind, broker.advertise, insecure=False)
+    except InvalidArgument as error:
+        talk(f"warning: {error}")
     talk(f"{loaded.path or 'no file, all defaults'}: right")
+
+
+@config.command()
+def template() -> None:
+    """Print a configuration file: every key with its default and what it means."""
+    print(resources.files("zbroker.cli").joinpath("template.toml").read_text("utf-8"), end="")

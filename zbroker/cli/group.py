@@ -47,7 +47,7 @@ def list_groups(nameserver: str | None, output: str | None) -> None:
 def show(name: str, nameserver: str | None, output: str | None) -> None:
     """Subscription and members of group NAME.
 
-    A topic without tags is read whole. Mode leased: one member at a time reads a queue.
+    A topic without tags is read whole. Mode clustering: each message is for one member.
     """
     with connect(nameserver) as client:
         admin = client.admin()
@@ -123,7 +123,8 @@ def reset(
 ) -> int:
     """Set where group NAME continues in TOPIC.
 
-    Members go on from there at once; without any, the next one does.
+    Members go on from there at once; without any, the next one does. A TOPIC that the group does
+    not read is refused.
 
     \b
     zbroker group reset billing orders --to begin

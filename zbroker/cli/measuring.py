@@ -73,7 +73,10 @@ def _submit(client: Client, plan: Plan) -> Figures:
 
 def _bodies(plan: Plan) -> list[bytes]:
     """One batch of random bodies: nothing that lz4 could make small."""
-    return [os.urandom(plan.size) for _ in range(plan.batch)]
+    count = min(plan.batch, plan.messages)
+    distinct = min(count, max(1, limits.BENCH_BODIES_BYTES // max(1, plan.size)))
+    bodies = [os.urandom(plan.size) for _ in range(distinct)]
+    return list(itertools.islice(itertools.cycle(bodies), count))
 
 
 def _warm_up(producer: Any, plan: Plan) -> None:

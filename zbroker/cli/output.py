@@ -5,6 +5,7 @@ The field names of JSON are promises; the plain form has the same names as its f
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -73,6 +74,11 @@ def json_line(value: Any) -> bytes:
     import orjson
 
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS) + b"\n"
+
+
+def silence() -> None:
+    """Nobody reads standard output any more: what is printed goes nowhere from now on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def talk(text: str) -> None:

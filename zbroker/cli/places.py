@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+from zbroker import limits
 from zbroker.errors import InvalidArgument
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -28,14 +29,20 @@ def parse_start(text: str, now: datetime | None = None) -> Start:
     """
     if text in _NAMES:
         return _NAMES[text]
-    if text.isdigit():
-        return int(text)
-    back = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if back:
-        ago = timedelta(**{_UNITS[back[2]]: float(back[1])})
-        return (now or datetime.now(UTC)) - ago
+    back = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text, re.ASCII)
     try:
+        if text.isascii() and text.isdecimal():
+            return _offset(int(text))
+        if back:
+            ago = timedelta(**{_UNITS[back[2]]: float(back[1])})
+            return (now or datetime.now(UTC)) - ago
         return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         wanted = "begin, end, a time back (10m), an offset, or an instant (2026-01-31T12:00Z)"
-        raise InvalidArgument(f"{text!r} is no place: {wanted} is wanted") from None
+        raise InvalidArgument(f"{text!r:.80} is no place: {wanted} is wanted") from None
+
+
+def _offset(number: int) -> int:
+    if number > limits.INTEGER_MAX:
+        raise OverflowError
+    return number

@@ -13,7 +13,7 @@ import click
 
 from zbroker import limits
 from zbroker.cli.connection import connect, nameserver_option
-from zbroker.cli.output import print_json, talk
+from zbroker.cli.output import print_json, silence, talk
 from zbroker.errors import InvalidArgument, ZBrokerError
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ def pub(
     output: str | None,
     nameserver: str | None,
 ) -> int:
-    """Publish BODY to TOPIC; without BODY one message a line of standard input."""
+    """Publish BODY to TOPIC; without BODY one message a line of standard input.
+
+    How many were acknowledged is told in the end, also when nobody reads the receipts any more.
+    """
     given = {"tag": tag, "ordering_key": ordering_key, "queue": queue}
     fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if keys:
@@ -116,7 +119,15 @@ class _Acknowledged:
             return
         self.count += 1
         if self._output:
+            self._print(receipt)
+
+    def _print(self, receipt: Receipt) -> None:
+        """A reader of receipts that goes away (`| head -1`) must not keep messages from going."""
+        try:
             print_json(_fields(receipt))
+        except BrokenPipeError:
+            silence()
+            self._output = None
 
 
 def _fields(receipt: Receipt) -> dict[str, Any]:

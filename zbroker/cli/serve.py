@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from zbroker import config as settings
+from zbroker.addresses import addresses
 from zbroker.cli.up import data_option, file_option, folder_of, start
 from zbroker.errors import InvalidArgument
 
@@ -46,8 +47,7 @@ def nameserver(listen: str | None, path: str | None, insecure: bool) -> None:
 def broker(data: str | None, path: str | None, at: str, insecure: bool) -> None:
     """Gateway and workers under a supervisor."""
     config = settings.load(path).config
-    others = [part.strip() for part in at.split(",") if part.strip()]
-    elsewhere = msgspec.structs.replace(config.nameserver, run=False, also=others)
+    elsewhere = msgspec.structs.replace(config.nameserver, run=False, also=addresses(at))
     start(msgspec.structs.replace(config, nameserver=elsewhere), data, False, False, insecure)
 
 
@@ -88,7 +88,7 @@ def gateway(
         ipc=str(folder_of(config, data) / "ipc"),
         shards=shards,
         broker=config.broker.name,
-        nameservers=[part.strip() for part in at.split(",") if part.strip()],
+        nameservers=addresses(at),
         start=int(time.time()),  # nobody counts its starts here; the clock grows too
         supervised=False,
     )

@@ -10,6 +10,17 @@ from zbroker import limits
 from zbroker.cli.confirming import confirm, dry_run_option, yes_option
 from zbroker.cli.connection import connect, nameserver_option
 from zbroker.cli.output import output_option, print_facts, print_rows, talk
+from zbroker.errors import InvalidArgument
+from zbroker.names import check_topic
+
+
+def _named(context: click.Context, argument: click.Parameter, name: str) -> str:
+    if not name:
+        raise InvalidArgument("NAME is empty: the name of a topic is wanted")
+    return name
+
+
+_name_argument = click.argument("name", callback=_named)
 
 
 @click.group()
@@ -31,8 +42,11 @@ def list_topics(everything: bool, nameserver: str | None, output: str | None) ->
 
 
 @topic.command()
-@click.argument("name")
-@click.option("--queues", default=limits.QUEUES_A_TOPIC_DEFAULT, show_default=True)
+@_name_argument
+@click.option(
+    "--queues", default=limits.QUEUES_A_TOPIC_DEFAULT, show_default=True,
+    help="How many queues; that many members of a group can share it.",
+)
 @nameserver_option
 @output_option
 def create(name: str, queues: int, nameserver: str | None, output: str | None) -> None:
@@ -43,7 +57,7 @@ def create(name: str, queues: int, nameserver: str | None, output: str | None) -
 
 
 @topic.command()
-@click.argument("name")
+@_name_argument
 @nameserver_option
 @output_option
 def show(name: str, nameserver: str | None, output: str | None) -> None:
@@ -53,7 +67,7 @@ def show(name: str, nameserver: str | None, output: str | None) -> None:
 
 
 @topic.command()
-@click.argument("name")
+@_name_argument
 @click.option("--queues", type=int, required=True, help="New number of queues; may only grow.")
 @nameserver_option
 @output_option
@@ -64,12 +78,13 @@ def update(name: str, queues: int, nameserver: str | None, output: str | None) -
 
 
 @topic.command()
-@click.argument("name")
+@_name_argument
 @yes_option
 @dry_run_option
 @nameserver_option
 def delete(name: str, yes: bool, dry_run: bool, nameserver: str | None) -> None:
     """Delete topic NAME and its messages."""
+    check_topic(name)
     with connect(nameserver) as client:
         admin = client.admin()
         info = admin.topic(name)
@@ -84,7 +99,7 @@ def delete(name: str, yes: bool, dry_run: bool, nameserver: str | None) -> None:
 
 
 @topic.command()
-@click.argument("name")
+@_name_argument
 @nameserver_option
 @output_option
 def stats(name: str, nameserver: str | None, output: str | None) -> None:

@@ -1,12 +1,12 @@
 """`zbroker up`, `down` and `status`: the broker of one data folder.
 
-`up` becomes the supervisor (exec: nothing of the command line stays in its memory); `up -d` starts
-one that is detached and waits for what it reports. `down` and `status` find it by its lock.
+`up` becomes the supervisor (exec: nothing of the command line stays in its memory), and signals
+wait until that listens to them; `up -d` starts one that is detached and waits for what it reports.
+`down` and `status` find it by its lock.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 
 from zbroker import config as settings
-from zbroker import limits
+from zbroker import folders, limits
 from zbroker.cli.output import output_option, print_facts, talk
-from zbroker.errors import InvalidArgument, make
+from zbroker.errors import Denied, InvalidArgument, make
 from zbroker.supervisor.children import command, environment
 from zbroker.supervisor.folder import locked_by
 from zbroker.supervisor.launching import Launched
@@ -36,8 +36,14 @@ file_option = click.option(
 @click.option("-d", "--detach", is_flag=True, help="Wait until it is ready, then return.")
 @file_option
 @data_option
-@click.option("--workers", type=int, help="Worker processes; default: usable cores, 1 to 4.")
-@click.option("--port-base", type=int, metavar="P", help="NameServer P, gateway P+1, workers P+10.")
+@click.option(
+    "--workers", type=click.IntRange(0, limits.SHARDS_MAX), show_default="usable cores, 1 to 4",
+    help="Worker processes, which are shards too; 0: as the folder has.",
+)
+@click.option(
+    "--port-base", type=click.IntRange(0, limits.PORT_BASE_MAX),
+    help="NameServer here, gateway + 1, workers + 10 up.",
+)
 @click.option("--ephemeral-ports", is_flag=True, help="Take free ports.")
 @click.option("--flush", type=click.Choice(["sync", "async"]), help="sync: acknowledged = on disk.")
 @click.option("--insecure", is_flag=True, help="Allow to listen beyond this machine.")
@@ -69,12 +75,14 @@ def start(
     broker = config.broker
     settings.check_bind(broker.bind, broker.advertise, insecure)
     options = settings.SupervisorOptions(
-        data=str(folder_of(config, data)), config=config, ephemeral=ephemeral, detached=detach
+        data=str(folder_of(config, data)), config=config, detached=detach,
+        ephemeral=settings.EVERY_KIND if ephemeral else (),
     )
     if detach:
         _start_detached(options)
     else:
         arguments = command("supervisor", settings.encode_options(options))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         os.execve(arguments[0], arguments, environment())
 
 
@@ -106,8 +114,12 @@ def down(data: str | None, path: str | None) -> None:
             raise InvalidArgument(f"{folder} is not the data folder of a broker")
         talk(f"nothing runs on {folder}")
         return
-    with contextlib.suppress(ProcessLookupError):
+    try:
         _stop(pid)
+    except ProcessLookupError:
+        pass  # it was about to end
+    except PermissionError:
+        raise Denied(f"process {pid} belongs to another user, who may stop it") from None
     talk(f"stopped {folder}")
 
 
@@ -138,4 +150,4 @@ def status(data: str | None, path: str | None, output: str | None) -> int:
 
 def folder_of(config: settings.Config, data: str | None) -> Path:
     """The data folder: the option, else what the configuration says."""
-    return Path(data).expanduser().absolute() if data else settings.data_folder(config)
+    return folders.absolute(data) if data else settings.data_folder(config)

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from zbroker import limits
+from zbroker.addresses import check_address
 from zbroker.errors import InvalidArgument, Malformed, TooLarge, ZBrokerError, make
 from zbroker.wire import hello, ops
 from zbroker.wire.frames import Answered, Arrived, Send, error_to, result_to
@@ -166,6 +167,8 @@ def _check(route: ops.BrokerRoute) -> None:
         raise TooLarge(
             f"{len(route.workers)} workers: at most {limits.SHARDS_MAX}", limit=limits.SHARDS_MAX
         )
+    for endpoint in filter(None, (route.gateway, *route.workers.values())):
+        check_address(endpoint)  # clients will connect there
 
 
 def _topics(broker: str, payload: list[bytes]) -> list[ops.TopicRoute]:

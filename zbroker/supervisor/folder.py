@@ -19,6 +19,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ import msgspec
 from zbroker import limits
 from zbroker.errors import ZBrokerError, make
 from zbroker.version import __version__
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_OWN = ("LOCK", "broker.json", "shards", "ipc")
+_HARMLESS = ("lost+found", ".snapshot", "zbroker.toml")  # of a fresh volume, or put there by hand
 
 
 class Identity(msgspec.Struct):
@@ -65,12 +70,14 @@ class Folder:
 
         Raises:
             Conflict: another supervisor runs on it, or it has another number of shards.
+            InvalidArgument: it holds something else.
             Denied: it cannot be written.
             FormatNewer: a newer zbroker wrote it.
             Corrupted: `broker.json` is not readable.
         """
         with _explained(path, made=True):
             path.mkdir(parents=True, exist_ok=True, mode=0o750)
+            _check_content(path)
             lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             _take(lock, path)
@@ -95,11 +102,20 @@ class Folder:
         """Replaces `endpoints.json`."""
         replace_file(self.path / "endpoints.json", msgspec.json.encode(endpoints) + b"\n")
 
+    def is_there(self) -> bool:
+        """Says whether it still is where it was opened; else it was removed or replaced."""
+        try:
+            return os.path.samestat(os.stat(self.path / "LOCK"), os.fstat(self._lock))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True  # nothing is known
+
     def close(self) -> None:
         """Removes endpoints and sockets, and lets the lock go."""
         endpoints = self.path / "endpoints.json"
         spares = [spare_of(file) for file in (endpoints, self.path / "broker.json")]
-        for file in (endpoints, *spares):
+        for file in (endpoints, *spares) if self.is_there() else ():
             file.unlink(missing_ok=True)
         shutil.rmtree(self.ipc, ignore_errors=True)
         os.close(self._lock)
@@ -121,9 +137,11 @@ def default_shards() -> int:
 
 
 def locked_by(path: Path) -> int:
-    """Process id of the supervisor that holds the folder, 0 if nobody does."""
+    """Process id of the supervisor that holds the folder, 0 if nobody does; raises Denied."""
     try:
-        lock = os.open(path / "LOCK", os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(path / "LOCK", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        raise make("DENIED", f"{path / 'LOCK'} may not be read: ask its owner") from None
     except OSError:
         return 0
     try:
@@ -151,7 +169,7 @@ def replace_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(spare, path)
-        with contextlib.suppress(OSError), open(spare, "xb") as file:
+        with contextlib.suppress(OSError), open(os.open(spare, _NEW, 0o640), "wb") as file:
             os.posix_fallocate(file.fileno(), 0, limits.SPARE_FILE_BYTES)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -165,17 +183,38 @@ def spare_of(path: Path) -> Path:
     return path.with_name(path.name + ".new")
 
 
+def _check_content(path: Path) -> None:
+    """A folder of somebody else's files is none of ours; one that was broken half-way is."""
+    names = os.listdir(path)
+    others = sorted(set(names).difference(_HARMLESS))
+    if others and not set(names).intersection(_OWN):
+        raise make(
+            "INVALID_ARGUMENT",
+            f"{path} is no data folder, but holds {others[0]!r}: choose a new or an empty folder",
+        )
+
+
 def _take(lock: int, path: Path) -> None:
+    """Takes the lock; `status` holds it for a moment, another supervisor for longer."""
+    until = time.monotonic() + limits.LOCK_TAKE_S
+    while not _try_lock(lock):
+        if time.monotonic() >= until:
+            raise make(
+                "CONFLICT",
+                f"{path} is in use by the supervisor with process id {_owner(lock) or '?'}; "
+                f"stop it with `zbroker down --data {path}` or choose another folder",
+            )
+        time.sleep(limits.LOCK_TAKE_S / 20)
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+
+
+def _try_lock(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise make(
-            "CONFLICT",
-            f"{path} is in use by the supervisor with process id {_owner(lock) or '?'}; "
-            f"stop it with `zbroker down --data {path}` or choose another folder",
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        return False
+    return True
 
 
 def _owner(lock: int) -> int:

@@ -109,7 +109,7 @@ class Wanted(msgspec.Struct):
         ipc: folder of the unix sockets.
         shards: how many workers.
         gateway_starts: how often a gateway of this folder was started so far.
-        ephemeral: every port is a free one.
+        ephemeral: kinds of processes whose ports are free ones.
     """
 
     config: Config
@@ -117,7 +117,7 @@ class Wanted(msgspec.Struct):
     ipc: str
     shards: int
     gateway_starts: int = 0
-    ephemeral: bool = False
+    ephemeral: tuple[str, ...] = ()
 
 
 class _Child(msgspec.Struct):
@@ -322,9 +322,10 @@ class Plan:
         ports = {
             "nameserver": base or self.wanted.config.nameserver.port,
             "gateway": base + 1 if base else broker.gateway_port,
-            "worker": (base + limits.PORT_BASE_WORKERS if base else broker.worker_port) + index,
+            "worker": base + limits.PORT_BASE_WORKERS if base else broker.worker_port,
         }
-        return self._listen_at(0 if self.wanted.ephemeral else ports[kind])
+        port = 0 if kind in self.wanted.ephemeral else ports[kind]
+        return self._listen_at(port and port + index)
 
     def _listen_at(self, port: int) -> str:
         return f"tcp://{self.wanted.config.broker.bind}:{port}"

@@ -2,8 +2,9 @@
 
     wait until a child speaks, a signal comes or the plan's deadline -> feed the plan -> carry out
 
-One thread, no ZeroMQ. Signals only wake the loop. If this process is killed its children go with
-it: they hold its pipes and have asked the kernel to be killed with their parent.
+One thread, no ZeroMQ. Signals only wake the loop; `zbroker up` blocks them until there is one. If
+this process is killed its children go with it: they hold its pipes and have asked the kernel to be
+killed with their parent.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import setproctitle
 from zbroker import limits
 from zbroker.clock import monotonic_ms, utc_text, wall_ms
 from zbroker.config import GatewayOptions, SupervisorOptions, decode_options
-from zbroker.errors import ZBrokerError
+from zbroker.errors import ZBrokerError, make
 from zbroker.supervisor.children import ChildProcess
 from zbroker.supervisor.folder import Folder
 from zbroker.supervisor.log import LogFile
@@ -91,6 +92,9 @@ class Supervisor:
             self._carry_out(order)
         if self._unpublished:
             self._publish(first=False)
+        if not self._plan.stopping and not self._folder.is_there():
+            text = "was removed or replaced under the broker that runs on it, which has ended"
+            self._give_up(make("CONFLICT", f"data folder {self._folder.path} {text}"))
         deadline = self._plan.next_deadline()
         longest = limits.SUPERVISOR_WAIT_MS
         wait_ms = longest if deadline is None else max(0, min(longest, deadline - now))
@@ -110,6 +114,7 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
         self._selector.register(wake_out, selectors.EVENT_READ, lambda: wake_out.recv(4096))
         if self._options.lifeline:
             self._selector.register(0, selectors.EVENT_READ, self._feel_lifeline)
@@ -157,10 +162,13 @@ class Supervisor:
         elif isinstance(order, Publish):
             self._publish(order.first)
         elif isinstance(order, GiveUp):
-            self._error = order.error
-            self._plan.receive(StopAsked(), monotonic_ms())
+            self._give_up(order.error)
         else:
             self._say(order.text)
+
+    def _give_up(self, error: ZBrokerError) -> None:
+        self._error = error
+        self._plan.receive(StopAsked(), monotonic_ms())
 
     def _start(self, order: Start) -> None:
         try:

@@ -53,7 +53,8 @@ class Server:
     ) -> None:
         given = {**(settings or {}), "broker.workers": workers, "broker.flush": flush}
         defaults = config.Loaded(config.Config(), dict.fromkeys(config.KEYS, "default"), None)
-        self._config = config.replace(defaults, given, "the setting").config
+        self._loaded = config.replace(defaults, given, "the setting")
+        self._free: tuple[str, ...] = config.EVERY_KIND
         self._aside = tempfile.TemporaryDirectory(prefix="zbroker-test-")
         aside = Path(self._aside.name)
         self.data = Path(data).absolute() if data else aside / "data"
@@ -80,17 +81,18 @@ class Server:
     # --- its life ------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Starts it and waits until all serve; after `stop` too, with the data it had.
+        """Starts it and waits until all serve; after `stop` too, with the data and `url` it had.
 
         Raises:
             ZBrokerError: why it does not start.
         """
         options = config.SupervisorOptions(
-            data=str(self.data), config=self._config, ephemeral=True, detached=True, lifeline=True
+            data=str(self.data), config=self._loaded.config, ephemeral=self._free,
+            detached=True, lifeline=True,
         )
         self._reap()
         self._launched = Launched(options, environment(self.environ))
-        self._launched.wait_ready()
+        self._keep_ports(self._launched.wait_ready())
 
     def stop(self) -> None:
         """Stops it in order, as `zbroker down` does; the data stays."""
@@ -117,6 +119,16 @@ class Server:
         user = {name: text for name, text in os.environ.items() if not name.startswith("ZBROKER_")}
         return {**user, **self._environment}
 
+    def _keep_ports(self, endpoints: Mapping[str, Any]) -> None:
+        """The next start takes the same: clients that live through it find the broker again."""
+        given = {
+            "broker.port_base": 0,
+            "broker.gateway_port": _port(endpoints["gateway"]),
+            "nameserver.port": _port(endpoints["nameserver"]),
+        }
+        self._loaded = config.replace(self._loaded, given, "the setting")
+        self._free = ("worker",)
+
     def _reap(self) -> None:
         if self._launched:
             self._launched.close(limits.DOWN_WAIT_MS / 1000)
@@ -126,7 +138,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where clients begin; the same as long as the supervisor lives."""
+        """Where clients begin; the same after `stop` and `start`."""
         return str(self.endpoints["nameserver"])
 
     @property
@@ -257,3 +269,7 @@ class Server:
         self._paused.discard(pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+def _port(endpoint: str) -> int:
+    return int(endpoint.rpartition(":")[2])
