@@ -40,6 +40,7 @@ COMPRESS_FROM_BYTES = 1024
 COMPRESS_GAIN_PERCENT = 10
 COMPRESS_SKIP_BATCHES = 15  # of a topic, sent as they are after one that lz4 did not shrink
 CLIENT_ID_CHARS_MAX = 255
+MESSAGE_ID_CHARS_MAX = 127  # far more than any has
 TOKEN_CHARS_MAX = 48  # of a lease: term, start and counter in hexadecimal
 TOPICS_A_SUBSCRIPTION_MAX = 256
 CAUSE_CHARS_MAX = 1_024  # why a message was given back: it stands in its record
@@ -52,6 +53,9 @@ WAIT_MS_MAX = 30_000
 REPLY_GRACE_MS = 5_000  # a client waits wait_ms + this for an answer
 PING_EVERY_MS = 500  # while requests are outstanding
 PING_SILENCES_MAX = 3
+PING_BYTES = 512 * 1024  # that are outstanding allow one more: 8 Mbit/s
+PING_DOUBLINGS_MAX = 4  # of these for an end that was heard and then was not: 24 s
+PING_PATIENCE_MAX = 120  # silences in any case: a minute
 NOT_YET_WAIT_MS = 1_000  # a request for a topic id the worker has not applied is held so long
 
 # --- net: sockets (reliability B) --------------------------------------------------------------
@@ -59,8 +63,8 @@ SOCKET_HWM_MESSAGES = 1_000  # a peer and direction
 SOCKET_BACKLOG = 1_024
 HANDSHAKE_MS = 3_000
 HEARTBEAT_MS = 2_000
-HEARTBEAT_TIMEOUT_MS = 6_000
-HEARTBEAT_TTL_MS = 10_000
+HEARTBEAT_TIMEOUT_MS = 30_000  # a frame counts when it is whole: 4 MiB in 30 s is 1.1 Mbit/s
+HEARTBEAT_TTL_MS = 30_000
 RECONNECT_MS = 20
 RECONNECT_MAX_MS = 1_000
 RECONNECT_INNER_MAX_MS = 50  # over ipc: cheap, and a restarted worker is found at once
@@ -73,9 +77,10 @@ MEMORY_BYTES_MAX = 1 << 30  # RLIMIT_DATA of every server process: endless multi
 TURN_REQUESTS_MAX = 256
 TURN_BYTES_MAX = 2 << 20
 TURN_RAW_BYTES_MAX = 32 << 20  # that publishes of one turn unpack to: at worst half a second
-TURN_REPLY_BYTES_MAX = 128 << 20  # of fetches answered in one turn: 256 of 16 MiB are too many
+ANSWERS_BYTES_MAX = 128 << 20  # held: 256 fetches of 16 MiB in a turn are too many
 SYNC_INLINE_AVERAGE_MS = 1.0
 SYNC_INLINE_LEAVE_MS = 2.0
+SYNC_INLINE_BYTES_MAX = 3 << 20  # only a turn with a checkpoint has more
 SYNC_INLINE_RETURN_FAST = 300  # so many fast syncs in a row before the helper is left again
 SYNC_AVERAGE_WEIGHT = 0.05
 GATHER_PERCENT = 10
@@ -109,6 +114,7 @@ FINDINGS_MAX = 100  # of one check; who has so many needs no more
 INDEX_CACHE_BYTES = 16 << 20
 OPEN_SEGMENTS_MAX = 64  # file descriptors for reading sealed segments
 RESERVE_BYTES = 2 << 20  # room for state records when publishing is refused; already allocated
+CARRY_PERCENT = 25  # of a segment, in the same way: for what retention carries on a full disk
 MIN_FREE_PERCENT = 5
 MIN_FREE_BYTES = 2 << 30
 FREE_CHECK_EVERY_MS = 1_000
@@ -129,7 +135,11 @@ DELETED_NAME_MS = 3_600_000  # a deleted name is not created on send for so long
 PRODUCERS_MAX = 100_000
 PRODUCER_IDLE_MS = 3_600_000
 PRODUCER_WINDOW_BATCHES = 32  # in flight a queue, and remembered results
-PROGRESS_RANGES_MAX = 1_000
+PROGRESS_RANGES_MAX = 1_000  # of one group on one queue
+PROGRESS_ROWS_MAX = 700_000  # of all groups on all queues of a shard: 10,000 groups x 64 queues
+PROGRESS_ROW_BYTES = 140  # of these, in memory
+PROGRESS_RANGES_SUM_MAX = 500_000  # of all rows of a shard; each is COMMIT_RANGE_BYTES in memory
+PROGRESS_ROWS_A_PAGE = 65_536  # in one row of a checkpoint: at most 14 bytes each
 GROUPS_MAX = 100_000
 PROGRESS_INTERVAL_MS = 1_000
 PROGRESS_INTERVAL_MAX_MS = 10_000
@@ -170,7 +180,8 @@ HASH_POINTS = 10  # of a member on the consistent-hash ring, as RocketMQ
 GROUPS_A_FOLLOW_MAX = 200  # in one answer to a follower
 GROUPS_A_PAGE_MAX = 500
 ENDED_GROUPS_KEPT_MS = 3_600_000
-ENDED_GROUPS_KEPT = 10_000  # ids of ended groups that a shard still knows as such
+ENDED_GROUPS_TOLD_MAX = 10_000  # by the directory: beyond it a group_delete is BUSY
+ENDED_GROUPS_KEPT = 50_000  # ids of ended groups that a shard still knows as such
 SUBSCRIPTION_QUEUES_MAX = 32_768  # that exist at a join: their births, 460 kB, fit into the reserve
 BIRTH_BYTES = 14  # of a GROUP record: one queue and where it begins
 FOLLOW_BIRTHS_A_QUEUE = 16  # births that weigh as one QUEUE record
@@ -182,6 +193,11 @@ GROUPS_DIVIDED_A_TURN = 64  # a topic of 10,000 groups that grows would stop the
 MEMBERS_OUT_A_TURN = 256  # records of silent members that one turn writes
 DEADLINE_STEP_MS = 50  # deadlines of members are kept in steps: one is moved without a search
 STALL_MS = 2 * LOOP_POLL_MAX_MS  # a loop that has not turned for so long has stalled itself
+LEASES_MAX = 700_000  # of a shard, held or not: as many as PROGRESS_ROWS_MAX
+LEASE_BYTES = 400  # of these, in memory
+LEASES_A_TURN = 1_024  # a group with more is not encoded ahead of the checkpoint: 0.3 ms
+LEASE_GROUPS_A_TURN = 8  # at most that are
+LEASES_A_PAGE = 8_192  # in one row of a checkpoint: at most 112 bytes each
 LEASE_EXPIRY_MS = 30_000  # silence of a holder after which somebody who waits gets the queue
 LEASE_RENEW_MS = 10_000
 LEASE_DRAIN_MS = 20_000  # a holder that is told `wanted` finishes what runs, at most so long
@@ -190,7 +206,8 @@ LEASE_TAKEN_AFTER_MS = 25_000  # and then it is taken from a living one, drain a
 LEASE_STOP_MS = 20_000  # a member hands nothing out when its last renewed send is so old
 LEASE_WAITERS_MAX = 10_000  # parked `acquire` of a shard
 LEASES_ENDED_AT_ONCE = 4_000  # of a dead session: their record has 100 kB
-GRANT_ROW_BYTES = 128  # of an answer to `acquire`: one queue without its ranges
+PROGRESS_ROW_TEXT_BYTES = 128  # of an answer: progress of one queue without its ranges
+PROGRESS_TEXT_BYTES_MAX = 450_000  # of these and their ranges in one answer
 RANGE_TEXT_BYTES = 36  # of an answer: [first,end] of two numbers of 16 digits
 RETRY_LADDER_S = (10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1_200, 1_800, 3_600,
                   7_200)
@@ -199,8 +216,10 @@ LAG_RECORDS_MAX = 4_096  # that one row of `lag` may unpack to count what a filt
 LAG_RAW_BYTES_MAX = 8 << 20  # that all rows of a turn may unpack for that: 0.1 s
 LAG_LOOK_BYTES = 64  # of these, for each message and each index entry that is looked at
 DEAD_LETTERS_BYTES_MAX = 64 << 20  # of a shard, kept beyond retention; the oldest go first
+DEAD_LETTERS_PERCENT = 25  # of the log's byte budget, if that is less
 DEAD_LETTERS_A_STEP = 1_024  # moved out of retention's way in one step: 5 ms
 NACK_AROUND_BYTES = 24 * 1024  # of a nack in the log beside its batch: facts, and the ranges
+NACKS_REMEMBERED = 16_384  # places of messages given back lately: 3 MB
 
 # --- timers --------------------------------------------------------------------------------------
 TIMER_AHEAD_MS_MAX = 366 * 86_400_000
@@ -213,12 +232,12 @@ TIMER_OUTCOMES_MAX = 16_384  # and of how many: 5 MB
 TIMERS_A_PAGE = 1_024  # 40 kB: a row of a checkpoint, and 2 us to move when one is inserted
 TIMERS_PAGES_A_STEP = 256  # looked through at once for what is to be carried: 5 ms
 TIMER_AROUND_BYTES = 256  # that FIRED or a carried TIMER is longer than the TIMER: id, due time
-CARRY_STEP_BYTES = 64 * 1024  # kept free for retention, so that it can go on when nothing else can
-CARRY_LARGE_BYTES = 1 << 20  # of a step while there is room
+CARRY_STEP_BYTES = 1 << 20  # carried at once; one record always goes
+CARRY_RECORD_BYTES_MAX = BODY_BYTES_MAX + HEADERS_BYTES_MAX + 2 * NACK_AROUND_BYTES  # the largest
 CARRY_PAUSE_MS = 10  # between two steps: others come between, and the helper can read
 
 # --- nameserver, gateway -------------------------------------------------------------------------
-REGISTER_EVERY_MS = 10_000
+REGISTER_EVERY_MS = 2_000  # a NameServer that has started again knows nobody for so long
 REGISTER_EXPIRY_MS = 30_000
 REGISTER_DELAY_MS = 50
 NAMESERVER_YOUNG_MS = 12_000
@@ -237,7 +256,8 @@ NAMESERVER_PORT = 9_876
 GATEWAY_PORT = 10_911
 WORKER_PORT = 10_921  # of worker 0; the others follow
 PORT_BASE_WORKERS = 10  # with a port base: NameServer + 0, gateway + 1, workers + 10 up
-PORT_BASE_MAX = 65_535 - PORT_BASE_WORKERS - SHARDS_MAX
+PORT_MAX = 65_535
+PORT_BASE_MAX = PORT_MAX - PORT_BASE_WORKERS - SHARDS_MAX
 WORKERS_DEFAULT_MAX = 4
 DRAIN_MS = 5_000
 RESTART_DELAY_MIN_MS = 100
@@ -246,6 +266,7 @@ RESTART_FAILURES_MAX = 5
 RESTART_FAILED_EVERY_MS = 30_000
 RESTART_REFUSALS_MAX = 3  # before the first ready: the dying of a former life may hold a lock still
 EVENT_LINE_BYTES_MAX = 64 * 1024
+LOCK_TAKE_S = 0.1  # `status` holds the lock of a data folder for much less
 SUPERVISOR_WAIT_MS = 1_000  # a lost wake-up costs no more than this
 DOWN_WAIT_MS = 4 * DRAIN_MS  # three stages of a stop, and one for the supervisor itself
 TAIL_POLL_S = 1.0  # `tail` looks up so often
@@ -269,6 +290,7 @@ BENCH_ECHO_BYTES = 170  # a request's header and one small batch
 BENCH_ENCODE_BATCHES = 300
 BENCH_BATCHES_A_CALL = PRODUCER_WINDOW_BATCHES  # of `send_many`: as many as are in flight
 BENCH_SYNCS = 200
+BENCH_BODIES_BYTES = 64 << 20  # of different bodies, then the same ones come again
 BENCH_TIMEOUT_S = 60.0
 BENCH_PACE = 10_000  # messages a second
 BENCH_PACE_STEP_S = 0.001  # a paced producer wakes so often
@@ -277,7 +299,7 @@ BENCH_SETTLE_S = 0.5  # after a member has come or gone: joins are gathered for 
 BENCH_PAUSE_S = 0.002  # between two messages of a latency run: what it measures is one, not a queue
 
 # --- testing -------------------------------------------------------------------------------------
-TESTING_WAIT_S = 20.0  # for something that takes less than one second on a quiet machine
+TESTING_WAIT_S = 60.0  # for something that takes less than one second on a quiet machine
 TESTING_LOOK_S = 0.01
 TEST_CLOCK_POLL_MS = 5  # a worker under a test's clock looks at it so often
 TESTING_LOG_BYTES = 3_000  # of the log, shown beside what did not come
@@ -299,11 +321,13 @@ POLL_MESSAGES_DEFAULT = 500
 POLL_WAIT_MAX_S = 3_600.0
 LONG_POLL_MS = 15_000
 CLOSE_FLUSH_S = 5.0
-FETCHES_IN_FLIGHT = 2
+EXIT_S = 2.0  # a client that nobody closes has so long to flush and to leave its groups
+FETCHES_TO_SPARE = 1  # beside those that the queues of a worker fill
+FETCHES_BUFFERED = 2  # of a queue, for callers that poll
 SHARD_WAIT_MS = 5_000  # a shard that is silent for so long is shown as unknown
 LAGS_IN_FLIGHT = 64  # requests at a time when many groups are looked at
 DEAD_LETTERS_LISTED = 100  # by default: with their bodies they are in memory
-QUEUES_A_FETCH_MAX = 256  # names of 127 characters and all: below HEADER_BYTES_MAX
+QUEUES_A_FETCH_MAX = 200  # names of 127 characters and all: below CLIENT_HEADER_BYTES
 CREATES_IN_FLIGHT = 64  # of topics, on first send
 SEND_WAIT_MAX_S = SEND_DEADLINE_MAX_MS / 1000 + 10.0  # a lost I/O thread ends a wait here
 PRODUCES_IN_FLIGHT = 2  # requests a worker; batches grow meanwhile (4: slower over many topics)
@@ -311,6 +335,7 @@ PRODUCE_BYTES = 2 << 20  # batches of one request in sum, as a turn of the worke
 PRODUCE_ENTRY_BYTES = 48  # of a header: one batch without the topic's name
 PRODUCE_HEADER_BYTES = 60 * 1024  # of the entries of a request, below HEADER_BYTES_MAX
 BATCH_BYTES_A_MESSAGE = 8  # array head and body head of a bare message, rounded up
+BATCH_BYTES_A_TEXT = 3  # head of a tag, key or header, whose sizes are below 64 KiB
 FETCH_REPLACED_AFTER_MS = 20  # a fetch out for longer is parked: a newer one may end it
 PREFETCH_BYTES = 32 << 20
 CHUNK_MS = 1.0  # work that a handler's thread takes at a time: far above what taking it costs
@@ -325,6 +350,7 @@ DRAIN_MAX_S = 3_600.0
 JOIN_S = 1.0  # and then for its threads, which are at the end of their loops
 CONSUME_TIMEOUT_MAX_S = 7 * 86_400.0
 NACKS_IN_FLIGHT = 2  # requests a worker
+NACK_TRIES_MAX = 12  # of one that is refused for the moment: 7 s; then its message is tried here
 NACK_BYTES = 2 << 20  # copies of one request, as a turn of the worker takes; one always goes
 PREFETCH_MESSAGES = 1_000  # a queue, of a push consumer; these three as RocketMQ
 PREFETCH_SPAN_MESSAGES = 2_000  # from the oldest unfinished message of a queue to the newest
@@ -342,9 +368,20 @@ assert BODY_BYTES_MAX < BATCH_RAW_BYTES_MAX < REQUEST_BYTES_MAX < RECORD_BYTES_M
 assert BATCH_RAW_BYTES_MAX + META_BYTES_MAX + 1024 < FRAME_BYTES_MAX, "a record is one frame"
 assert SEND_DEADLINE_MAX_MS * 10 <= PRODUCER_IDLE_MS, "a retry must meet its dedupe entry"
 assert TOPICS_MAX * QUEUES_A_TOPIC_DEFAULT <= QUEUES_MAX
-assert SEGMENT_BYTES_MIN > RESERVE_BYTES + TURN_BYTES_MAX
+assert SYNC_INLINE_BYTES_MAX > TURN_BYTES_MAX
+assert (
+    PROGRESS_ROWS_MAX * PROGRESS_ROW_BYTES
+    + PROGRESS_RANGES_SUM_MAX * COMMIT_RANGE_BYTES
+    + LEASES_MAX * LEASE_BYTES
+) < MEMORY_BYTES_MAX // 2, "inventing groups does not fill the memory"
+assert SEGMENT_BYTES_MIN * (100 - CARRY_PERCENT) // 100 > RESERVE_BYTES + TURN_BYTES_MAX
+assert RECORD_BYTES_MAX * CARRY_PERCENT // 100 > CARRY_RECORD_BYTES_MAX, "a full disk is emptied"
 assert LONG_POLL_MS <= WAIT_MS_MAX
-assert TURN_REPLY_BYTES_MAX + FETCH_BYTES_MAX < MEMORY_BYTES_MAX // 4, "two turns fit twice"
+assert ENDED_GROUPS_KEPT > 2 * ENDED_GROUPS_TOLD_MAX, "what is told again is known as ended"
+assert 10 * (PROGRESS_ROW_TEXT_BYTES + PROGRESS_RANGES_MAX * RANGE_TEXT_BYTES) < (
+    PROGRESS_TEXT_BYTES_MAX
+) < REPLY_HEADER_BYTES_MAX // 2, "each answer has room for ten queues"
+assert ANSWERS_BYTES_MAX + FETCH_BYTES_MAX < MEMORY_BYTES_MAX // 4, "two turns fit twice"
 assert REGISTER_TOPICS_A_FRAME * REQUEST_FRAMES_MAX >= TOPICS_MAX
 assert GATEWAY_UNHEARD_BYTES_MAX > 2 * FRAME_BYTES_MAX
 assert ROUTES_COST_MAX < REPLY_HEADER_BYTES_MAX
@@ -360,4 +397,4 @@ assert TOPIC_CHARS_MAX + CLIENT_ENTRY_BYTES + PROGRESS_RANGES_MAX * CLIENT_RANGE
 assert CLIENT_HEADER_BYTES + TAGS_A_FILTER_MAX * (TAG_BYTES_MAX + 3) + GROUP_CHARS_MAX < (
     HEADER_BYTES_MAX - 1_024
 )
-assert QUEUES_A_FETCH_MAX * (TOPIC_CHARS_MAX + PRODUCE_ENTRY_BYTES) < HEADER_BYTES_MAX
+assert QUEUES_A_FETCH_MAX * (TOPIC_CHARS_MAX + CLIENT_ENTRY_BYTES) < CLIENT_HEADER_BYTES

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.shard.leased import Member, code, passes, scene
+from tests.shard.leased import Member, code, passes
 from tests.shard.lone import Lone, fetching
 from zbroker import limits
 from zbroker.wire import ops
-
-
-@pytest.fixture
-def lone() -> Lone:
-    return scene()
-
-
-@pytest.fixture
-def one(lone: Lone) -> Member:
-    return Member(lone, "one")
-
 
 
 def test_acks_ride_on_fetches(lone: Lone, one: Member) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.shard.lone import Lone, fetching, producing
 from zbroker import limits
+from zbroker.errors import DiskFull
 from zbroker.wire import ops
 
 
@@ -144,13 +145,17 @@ def test_a_create_at_the_end_of_the_segment_waits_for_the_next(queues: int) -> N
     assert len(lone.shard.state.topics.by_id) == queues
 
 
-def test_a_full_disk_refuses_a_create_that_has_no_room() -> None:
+def test_a_full_disk_refuses_a_create_that_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: object) -> None:
+        raise DiskFull("no space for a segment")
+
     lone = Lone()
     log = lone.shard.log
-    lone.disk.capacity = 1
+    rolls = log.roll
+    monkeypatch.setattr(log, "roll", no_space)
     log._room_end = log.end + 2_000
     assert lone.ask(_create("t")).code == "DISK_FULL"
-    lone.disk.capacity = None
+    monkeypatch.setattr(log, "roll", rolls)
     assert lone.create("t").result.done
 
 

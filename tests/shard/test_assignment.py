@@ -156,6 +156,6 @@ def test_machine_room_prefers_its_own() -> None:
 def test_a_thousand_members_and_queues_take_no_time(strategy: str) -> None:
     queues = [(f"t{number % 50}", number // 50) for number in range(1_000)]
     members = _members(set(range(1_000)))
-    began = time.perf_counter()
+    began = time.process_time()  # of others' work it knows nothing
     divide(strategy, queues, members, Place())
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 2.0

@@ -86,13 +86,11 @@ def test_what_has_ended_is_not_carried(lone: Lone) -> None:
     lone.delete("gone")
     retire(lone)
     assert carried(lone) == 0 and len(starts(lone.disk)) == 1
-    assert lone.shard.retention.bytes_needed < limits.META_BYTES_MAX + limits.CARRY_STEP_BYTES
 
 
 def test_1_7_it_goes_in_steps_and_the_log_is_cut_after_the_last(
     lone: Lone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "CARRY_LARGE_BYTES", 0)
     monkeypatch.setattr(limits, "CARRY_STEP_BYTES", 3_000)
     lone.restart()
     for number in range(20):
@@ -114,14 +112,12 @@ def test_1_7_it_goes_in_steps_and_the_log_is_cut_after_the_last(
 def test_a_large_one_is_a_step_of_its_own(
     lone: Lone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "CARRY_LARGE_BYTES", 0)
     monkeypatch.setattr(limits, "CARRY_STEP_BYTES", 1_000)
     lone.restart()
     add(lone, b"x" * 20_000, DAY_MS)
     add(lone, b"y" * 20, DAY_MS)
     retire(lone, turns=12)
     assert carried(lone) == 2 and len(starts(lone.disk)) == 1
-    assert lone.shard.timing.carry_bytes == 1_000
 
 
 def test_1_7_a_full_disk_is_emptied_although_something_must_be_carried(
@@ -187,7 +183,6 @@ def test_the_helper_may_come_when_the_segment_is_gone(lone: Lone) -> None:
 def test_some_fire_while_the_others_are_carried(
     lone: Lone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "CARRY_LARGE_BYTES", 0)
     monkeypatch.setattr(limits, "CARRY_STEP_BYTES", 2_000)
     lone.restart()
     wait_ms = HOUR_MS + limits.RETENTION_CHECK_EVERY_MS

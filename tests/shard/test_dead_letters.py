@@ -97,14 +97,31 @@ def test_1_6_too_many_dead_letters_and_the_oldest_go(
         kept.shard.state.topics.by_name[DLQ].queues[0].id, 0
     )
     monkeypatch.setattr(limits, "DEAD_LETTERS_BYTES_MAX", 2 * length)
+    kept.restart()
     retire(kept)
     assert list(alive(kept).values()) == left
     figures = kept.ask(ops.Status(id=0)).result.facts
     assert figures["dead_letters_dropped"] == kept.shard.dead_letters.dropped == 1 - handled
 
 
+def test_1_6_letters_take_a_quarter_of_the_log_so_that_carrying_ends() -> None:
+    lone = Lone(retention_ms=HOUR_MS, retention_bytes=100_000)
+    lone.create("t")
+    join(lone, "g")
+    for offset in range(6):
+        lone.produce("t", 0, [bytes(8_000)], producer=7, sequence=offset)
+        give_back(lone, offset, bytes(8_000), action="dead")
+    retire(lone)
+    assert len(alive(lone)) == 3 and lone.shard.dead_letters.dropped == 3
+    end = lone.shard.log.end
+    for _ in range(20):
+        lone.turn(limits.RETENTION_CHECK_EVERY_MS)
+        lone.sync()
+    assert lone.shard.log.end - end < 1_000
+
+
 def test_1_6_a_letter_larger_than_a_step_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CARRY_LARGE_BYTES", 0)
+    monkeypatch.setattr(limits, "CARRY_STEP_BYTES", 50_000)
     lone = Lone(retention_ms=HOUR_MS)
     lone.create("t")
     join(lone, "g")

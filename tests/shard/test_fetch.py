@@ -323,7 +323,7 @@ def test_one_turn_reads_a_bounded_number_of_bytes(
     lone: Lone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lone.produce("t", 0, [b"a" * 5000])
-    monkeypatch.setattr(limits, "TURN_REPLY_BYTES_MAX", 12_000)
+    monkeypatch.setattr(limits, "ANSWERS_BYTES_MAX", 12_000)
     asked = [lone.send(fetching([("t", 0, 0)])) for _ in range(5)]
     lone.turn()
     assert [lone.replies[number].code for number in asked] == ["", "", "", "BUSY", "BUSY"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.shard.leased import Member, known, passes
@@ -169,7 +169,6 @@ def test_what_is_not_in_the_page_cache_is_unknown(
     assert (row.lag, row.at_most) == (-1, 1)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from(["red", "blue", ""]), min_size=1, max_size=6), max_size=12),
     st.integers(0, 60),

@@ -19,21 +19,6 @@ GONE_MS = limits.LEASE_EXPIRY_MS
 TAKEN_MS = limits.LEASE_TAKEN_AFTER_MS
 
 
-@pytest.fixture
-def lone() -> Lone:
-    return scene()
-
-
-@pytest.fixture
-def one(lone: Lone) -> Member:
-    return Member(lone, "one")
-
-
-@pytest.fixture
-def two(lone: Lone) -> Member:
-    return Member(lone, "two")
-
-
 # --- acquire --------------------------------------------------------------------------------------
 
 
@@ -110,7 +95,7 @@ def test_2_1_a_grant_is_answered_when_it_is_on_disk() -> None:
 def test_an_answer_grants_what_it_has_room_for(
     lone: Lone, one: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "ROUTES_COST_MAX", 2 * 2 * limits.GRANT_ROW_BYTES)
+    monkeypatch.setattr(limits, "PROGRESS_TEXT_BYTES_MAX", 2 * limits.PROGRESS_ROW_TEXT_BYTES)
     assert [bool(row.token) for row in one.acquire(0, 1, 2)] == [True, True, False]
     assert [bool(row.token) for row in one.acquire(2)] == [True]
 
@@ -303,7 +288,7 @@ def test_a_held_commit_of_an_ended_group_is_dropped(lone: Lone, one: Member) -> 
     group = lone.shard.state.groups.number_of("g")
     lone.shard.journal.write(Kind.GROUP_END, lone.now, queue_id=group)
     passes(lone, limits.PROGRESS_INTERVAL_MS)
-    assert group not in lone.shard.state.progress.marks
+    assert group not in lone.shard.state.progress.offsets
 
 
 def test_waiters_are_bounded(

@@ -17,11 +17,6 @@ def lone() -> Lone:
     return made
 
 
-@pytest.fixture
-def members(lone: Lone) -> Members:
-    return Members(lone)
-
-
 # --- joining, lists ----------------------------------------------------------------------------
 
 

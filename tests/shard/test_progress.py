@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.shard.lone import Lone, producing
 from zbroker import limits
+from zbroker.shard import progress
 from zbroker.shard.committing import Budget
 from zbroker.shard.progress import Mark, mark_of
 from zbroker.shard.state import State
@@ -188,8 +191,16 @@ def _set(mark: Mark) -> set[int]:
     return done
 
 
-@given(st.integers(0, 40), _RANGES, st.integers(0, 40), _RANGES)
+@pytest.mark.parametrize("few", [0, 8, 1_000])
+@given(one=st.integers(0, 40), more=_RANGES, two=st.integers(0, 40), others=_RANGES)
 def test_join_is_the_union_of_sets(
+    few: int, one: int, more: list[tuple[int, int]], two: int, others: list[tuple[int, int]]
+) -> None:
+    with mock.patch.object(progress, "_FEW", few):
+        _join_and_compare(one, more, two, others)
+
+
+def _join_and_compare(
     one: int, more: list[tuple[int, int]], two: int, others: list[tuple[int, int]]
 ) -> None:
     first = Mark().join(one, [(at, at + size) for at, size in more])

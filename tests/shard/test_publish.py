@@ -231,3 +231,18 @@ def test_unsynced_bytes_are_bounded() -> None:
     lone.shard.log.end -= limits.UNSYNCED_BYTES_MAX + 1
     lone.turn()
     assert lone.replies[number].code == "BUSY"
+
+
+@pytest.mark.parametrize("topic", ["%RETRY%g", "%DLQ%g", "%other"])
+def test_only_the_broker_places_messages_in_topics_of_its_own(lone: Lone, topic: str) -> None:
+    request = ops.Join(
+        id=0, group="g", client_id="m", session="00000000000000a1", subscription={"t": []}
+    )
+    assert not lone.ask(request).code
+    refused = lone.produce(topic, 0, [b"forged"])
+    assert _code(refused) == "DENIED" and topic in str(refused.error)
+    plain = lone.ask(ops.Produce(id=0, form="plain", topic=topic, queue=0), b"forged")
+    assert plain.code in ("DENIED", "INVALID_ARGUMENT")
+    mixed = [ops.BatchEntry(name, 0, 1, len(batched([b"a"]))) for name in (topic, "t")]
+    rows = lone.ask(ops.Produce(id=0, batches=mixed), batched([b"a"]) * 2).result.results
+    assert [_code(row) for row in rows] == ["DENIED", ""], "the others are stored"

@@ -12,16 +12,6 @@ from zbroker import limits
 from zbroker.wire import ops
 
 
-@pytest.fixture
-def lone() -> Lone:
-    return scene()
-
-
-@pytest.fixture
-def one(lone: Lone) -> Member:
-    return Member(lone, "one")
-
-
 def asking(to: str, *queues: int, offset: int = 0, group: str = "g", **facts: Any) -> ops.Reset:
     entries = [ops.ResetEntry("t", queue, offset) for queue in queues]
     return ops.Reset(id=0, group=group, queues=entries, to=to, **facts)

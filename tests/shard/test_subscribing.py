@@ -18,11 +18,6 @@ def lone() -> Lone:
     return made
 
 
-@pytest.fixture
-def members(lone: Lone) -> Members:
-    return Members(lone)
-
-
 # --- subscriptions -----------------------------------------------------------------------------
 
 
@@ -235,7 +230,7 @@ def test_ended_groups_are_remembered_for_a_while(
     held = tables(lone)
     lone.restart()
     assert tables(lone) == held
-    monkeypatch.setattr(limits, "GROUPS_MAX", 2)
+    monkeypatch.setattr(limits, "ENDED_GROUPS_TOLD_MAX", 2)
     assert code(lone, ops.GroupDelete(id=0, group="x", force=True)) == "BUSY"
 
 

@@ -87,6 +87,7 @@ def _same(table: TimerTable, model: Model, chance: random.Random) -> None:
     assert found == [row for row in rows if row.place < position]
 
 
+@pytest.mark.slow
 def test_a_million_pending() -> None:
     table, page = TimerTable(), limits.TIMERS_A_PAGE
     size = sum(array.itemsize for array in timers._page().columns)

@@ -181,7 +181,7 @@ class Life:
 
     def _room(self, size: int) -> bool:
         if self.log.must_roll(size) and not self.roll():
-            return self.log.has_room(size, reserve=True)
+            return self.log.has_room(size, self.log.reserve)
         return True
 
     def publish(self) -> None:

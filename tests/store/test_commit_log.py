@@ -111,15 +111,15 @@ def test_when_idle_one_mark_record_covers_the_last_turn() -> None:
 
 def test_a_publish_leaves_the_reserve_to_state_records() -> None:
     host = Host(capacity=SMALL.segment_min)
-    while host.log.has_room(1000, reserve=True):
+    while host.log.has_room(1000, reserve=host.log.reserve):
         host.append(1000)
-    assert host.log.has_room(100, reserve=False) and not host.log.must_roll(100)
+    assert host.log.has_room(100, reserve=0) and not host.log.must_roll(100)
     host.commit()
     with pytest.raises(DiskFull, match="no space"):
         host.log.roll(host.state, 0)
     assert host.log.segments == 1, "the old segment stays active"
     spent = 0
-    while host.log.has_room(100, reserve=False):
+    while host.log.has_room(100, reserve=0):
         host.append(100, Kind.PROGRESS)
         spent += 192
     assert spent + 1000 >= SMALL.reserve
@@ -129,13 +129,29 @@ def test_a_publish_leaves_the_reserve_to_state_records() -> None:
     assert host.log.segments == 2 and check(host.disk) == []
 
 
+def test_on_a_nearly_full_disk_the_next_segment_is_as_small_as_it_may_be() -> None:
+    host = Host()
+    while not host.log.must_roll(SMALL.record_max):
+        host.append(1000)
+    host.commit()
+    host.log.roll(host.state, 0)
+    host.commit()
+    active, start = host.log._size, host.log.end
+    host.disk.capacity = sum(len(inode.seen) for inode in host.disk._names.values()) + 2 * active
+    host.disk.capacity -= 1
+    host.log.roll(host.state, 0)
+    host.commit()
+    assert host.log.end > start and host.log._size < 2 * active
+    assert host.log.has_room(SMALL.record_max - 500, host.log.reserve + host.log.carry_room)
+
+
 def test_a_ready_segment_is_reserve_enough() -> None:
     host = Host()
-    while host.log.has_room(1000, reserve=True):
+    while host.log.has_room(1000, reserve=host.log.reserve):
         host.append(1000)
     while job := host.log.prepare_next():
         job()
-    assert host.log.next_ready and host.log.has_room(1000, reserve=True)
+    assert host.log.next_ready and host.log.has_room(1000, reserve=host.log.reserve)
 
 
 def test_the_next_segment_is_zeroed_in_the_pace_of_the_log() -> None:
@@ -180,7 +196,10 @@ def test_a_stale_step_does_nothing() -> None:
 def test_a_roll_takes_what_is_pending_along() -> None:
     host = Host()
     host.append()
+    rolled = host.log.end
     host.log.roll(host.state, 0)
+    assert rolled < host.log.mark < host.log.end, "the checkpoint goes with the next turn"
+    host.commit()
     assert host.log.mark == host.log.end
     kinds = host.kinds()
     roll = kinds.index("ROLL")
@@ -195,14 +214,14 @@ def test_a_segment_ends_at_its_number_of_records() -> None:
     while not host.log.must_roll(0):
         host.append(0)
     assert host.log.end - before < SMALL.segment_min < SMALL.segment_records * 96
-    assert host.log.has_room(0, reserve=False), "it is the number that counts"
+    assert host.log.has_room(0, reserve=0), "it is the number that counts"
 
 
 def test_a_record_of_the_largest_size_fits_behind_a_roll() -> None:
     host = Host()
     host.log.roll(host.state, 0)
     size = SMALL.record_max - 80
-    assert not host.log.must_roll(size) and host.log.has_room(size, reserve=False)
+    assert not host.log.must_roll(size) and host.log.has_room(size, reserve=0)
     host.append(size)
     host.commit()
 

@@ -19,7 +19,9 @@ from zbroker.store.segment_files import SegmentFiles
 BLOCKS, SEEDS_A_BLOCK = 10, 40
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
+@pytest.mark.parametrize(
+    "block", [0, 1, *(pytest.param(each, marks=pytest.mark.slow) for each in range(2, BLOCKS))]
+)
 def test_no_life_story_breaks_a_promise(block: int) -> None:
     for seed in range(block * SEEDS_A_BLOCK, (block + 1) * SEEDS_A_BLOCK):
         life.run(seed)

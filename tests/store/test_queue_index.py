@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zbroker.store import segment_index
@@ -72,7 +72,6 @@ RECORD = st.tuples(
 STEP = st.one_of(RECORD, RECORD, RECORD, st.none())
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.lists(STEP, max_size=40), st.data())
 def test_finds_what_a_plain_list_finds(
     steps: list[tuple[int, ...] | None], data: st.DataObject
@@ -99,7 +98,6 @@ def test_finds_what_a_plain_list_finds(
     assert found.first_offset == (firsts[0] if firsts else offset)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(STEP, max_size=30), st.integers(-5, 320))
 def test_offset_at_a_time(steps: list[tuple[int, ...] | None], time_ms: int) -> None:
     built = Built()
@@ -165,7 +163,6 @@ def test_an_unknown_queue_has_nothing() -> None:
     assert index.next_offset(1) == 0 and index.messages(1) == 0
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.one_of(
         st.none(),
@@ -198,7 +195,6 @@ def test_counts_what_a_plain_list_counts(
         ]
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(STEP, max_size=30), st.integers(0, 70))
 def test_newest_first_down_to_an_offset(
     steps: list[tuple[int, ...] | None], offset: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zbroker.errors import Corrupted, FormatNewer
@@ -21,7 +21,6 @@ def encoded(position: int = 0, kind: int = Kind.BATCH, body: bytes = b"body") ->
     )
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(Kind), U64, U64, U32, U32, st.integers(0, 1 << 62), U32, U64, U32, U64,
     st.binary(max_size=50), st.lists(st.binary(max_size=5000), max_size=3), st.integers(0, 3),

@@ -150,7 +150,7 @@ def test_a_start_counts_epochs() -> None:
 
 def test_a_crash_loop_ends_in_a_roll_and_not_in_a_full_segment() -> None:
     host = Host()
-    while host.log.has_room(0, reserve=False):
+    while host.log.has_room(0, reserve=0):
         host.append(0, Kind.PROGRESS)
     host.commit()
     for _ in range(40):

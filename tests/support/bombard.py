@@ -77,7 +77,7 @@ def _pour(stranger: zmq.Socket[bytes], messages: list[garbage.Frames], to: Count
         mark = f"mark-{first}"
         stranger.send_multipart([b"", codec.encode_request(ops.Ping(id=mark))])
         while True:
-            assert stranger.poll(5_000), "nobody answers behind garbage"
+            assert stranger.poll(60_000), "nobody answers behind garbage"
             frames = stranger.recv_multipart()
             reply = codec.decode_reply(frames[frames.index(b"") + 1])
             if reply.id == mark:
@@ -93,17 +93,17 @@ def _meaning(reply: codec.ReplyHead) -> str:
     return str(code)
 
 
-def wait_serving(cluster: Cluster, seconds: float = 5) -> None:
+def wait_serving(cluster: Cluster) -> None:
     """Every door answers."""
     for endpoint in doors(cluster):
         caller = cluster.caller(lambda endpoint=endpoint: endpoint)  # type: ignore[misc]
 
         def answers(caller: Any = caller) -> bool:
             try:
-                caller.ask(ops.Ping(id=1), wait_ms=500)
+                caller.ask(ops.Ping(id=1), wait_ms=5_000)
             except errors.ZBrokerError:
                 return False
             return True
 
-        wait_for(answers, f"{endpoint} serves", seconds)
+        wait_for(answers, f"{endpoint} serves")
         caller.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+from tests.support.commands import Commands
 from zbroker.testing import Server, is_alive, wait_for
 
 __all__ = ["ROOT", "Broker", "environment", "is_alive", "wait_for", "zbroker"]
@@ -23,15 +25,15 @@ def environment(**given: str) -> dict[str, str]:
 def zbroker(
     *arguments: str, input: bytes = b"", timeout: float = 60, **given: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Runs the command line to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "zbroker", *map(str, arguments)],
-        input=input,
-        capture_output=True,
-        timeout=timeout,
-        env=environment(**given),
-        check=False,
-    )
+    """Runs the command line to its end, in a process of its own."""
+    return _commands().run([*map(str, arguments)], environment(**given), input, timeout)
+
+
+@functools.cache
+def _commands() -> Commands:
+    made = Commands(str(ROOT))
+    atexit.register(made.close)
+    return made
 
 
 class Broker(Server):

@@ -16,7 +16,7 @@ from zbroker import errors
 from zbroker.clock import monotonic_ms
 from zbroker.wire import codec, ops
 
-ASK_MS = 2_000
+ASK_MS = 5_000
 
 
 class Caller:

@@ -135,8 +135,8 @@ class SimulatedDisk:
                 raise OSError(errno.EIO, "injected")
 
     def reserve(self, inode: Inode, size: int) -> None:
-        if self.capacity is None:
-            return
+        if self.capacity is None or size <= len(inode.seen):
+            return  # what is allocated can be written
         used = sum(len(other.seen) for other in self._names.values() if other is not inode)
         if used + max(size, len(inode.seen)) > self.capacity:
             raise OSError(errno.ENOSPC, "no space")
@@ -221,7 +221,11 @@ class SimulatedDisk:
         self._unsafe.discard(new)
 
     def unlink(self, name: str) -> None:
-        self._step("unlink", lambda: self._names.pop(name, None))
+        self._step("unlink", lambda: self._unlink(name))
+
+    def _unlink(self, name: str) -> None:
+        self._names.pop(name, None)
+        self._unsafe.discard(name)
 
     def replace(self, name: str, data: bytes) -> None:
         temporary = f"{name}.tmp"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tests.support.sim import Defect
 from zbroker.shard.births import Births
 from zbroker.shard.held import HeldProgress
+from zbroker.shard.lease_table import LeaseTable
 from zbroker.shard.leases import Leasing
-from zbroker.shard.progress import Mark, Ranges
+from zbroker.shard.progress import Mark, ProgressTable, Ranges
 from zbroker.shard.shard import Shard
 from zbroker.shard.timers import TimerTable
 from zbroker.store.record import Record
@@ -26,7 +28,7 @@ def _lets_all_pass(leasing: Any, group: Any, queue: Any, session: str, token: st
 
 
 def _expired_since_the_record(shard: Shard) -> None:
-    shard.leasing._began_ms = 0
+    shard.leasing.living._began_ms = 0
 
 
 def _two_records(shard: Shard) -> None:
@@ -46,6 +48,16 @@ def _first_grant(held: Any, group: int, queue_id: int) -> Mark:
     return known if known is not None else Mark(held._topics.by_id[queue_id].visible)
 
 
+def _only_if_new(table: LeaseTable, group: int) -> None:
+    """What was encoded for an earlier checkpoint stays, though a lease has changed in between."""
+    if group not in table._encoded:
+        table._changed[group] = None
+
+
+def _offsets_alone(table: ProgressTable) -> Iterator[list[Any]]:
+    return ([group, offsets] for group, offsets in table.offsets.items())
+
+
 DEFECTS: dict[str, Defect] = {
     "a commit is its maximum": Defect(patches=[(Mark, "join", _maximum)]),
     "no fencing": Defect(patches=[(Leasing, "check", _lets_all_pass)]),
@@ -55,4 +67,6 @@ DEFECTS: dict[str, Defect] = {
     "a queue begins at its first grant": Defect(patches=[
         (Births, "_born", lambda *_: ()), (HeldProgress, "progress_of", _first_grant),
     ]),
+    "a checkpoint with leases as they were": Defect(patches=[(LeaseTable, "_note", _only_if_new)]),
+    "a checkpoint without ranges": Defect(patches=[(ProgressTable, "rows", _offsets_alone)]),
 }

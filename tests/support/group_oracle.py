@@ -252,7 +252,7 @@ class GroupJudge:
             for ledger in self._ledgers for key, stored in ledger.stored.items()
             for offset, one in stored.items()
         }
-        seen: set[tuple[str, str, bytes, int]] = set()
+        seen: dict[tuple[str, str, bytes, int], Placement] = {}
         for ledger in self._ledgers:
             for copy in ledger.placed:
                 said, one = copy.facts, copy.stored
@@ -265,9 +265,11 @@ class GroupJudge:
                 ):
                     yield f"X1: {where}: it says that it is {origin.body!r}"
                 mark = (said.group, copy.topic, one.body, said.attempt)
-                if mark in seen and not self._twice_is_fair(said.group, one.body):
+                if mark in seen and not (
+                    self._twice_is_fair(said.group, one.body) or ledger.forgot(seen[mark], copy)
+                ):
                     yield f"X1: {where}: placed twice"
-                seen.add(mark)
+                seen[mark] = copy
                 yield from self._attempt(copy, where)
 
     def _twice_is_fair(self, group: str, body: bytes) -> bool:

@@ -26,8 +26,8 @@ from zbroker.store.segment import Sizes
 from zbroker.wire.frames import Answered, Arrived, Send
 
 SMALL = Sizes(
-    segment_min=1280 << 10, segment_max=1280 << 10, segment_records=40, record_max=32 << 10,
-    reserve=64 << 10, epochs_room=4 << 10, zero_chunk=256 << 10, snapshot_bytes=32 << 10,
+    segment_min=1792 << 10, segment_max=1792 << 10, segment_records=40, record_max=32 << 10,
+    reserve=64 << 10, epochs_room=4 << 10, zero_chunk=64 << 10, snapshot_bytes=32 << 10,
     snapshot_records=15,
 )
 NO_SPACE = (28, 122)

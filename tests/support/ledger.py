@@ -126,7 +126,7 @@ class Ledger:
         stored: by queue, the messages by offset.
         done, tenures, gaps, resets: by group life and queue.
         ended: queues that have ended.
-        begin: what stands below this position retention has dropped.
+        begin, cuts: what stands below this position retention has dropped; when it did so.
         lives: when each life of the shard began.
         births: by group life and queue, the first progress, and where the log began then.
         wrong: what no log may say.
@@ -144,6 +144,7 @@ class Ledger:
         self.placed: list[Placement] = []
         self.ended: set[QueueKey] = set()
         self.begin = 0
+        self.cuts: list[int] = []
         self.wrong: list[str] = []
         self.lives = tap.lives
         self._tap = tap
@@ -300,7 +301,7 @@ class Ledger:
                 self._freed(lease, tenures, counter, row.at_ms)
                 continue
             if tenures and not tenures[-1].end:
-                tenures[-1].fair = self._fair(tenures[-1], session, lease[1], row.at_ms)
+                tenures[-1].fair = self._fair(tenures, session, lease[1], row.at_ms)
                 _end(tenures, row.at_ms, "taken")
             tenures.append(Tenure((*row.epoch, counter), session, row.at_ms))
 
@@ -312,12 +313,17 @@ class Ledger:
             tenures[-1].done = self.done.get(lease, Done()).copy()
             _end(tenures, at_ms, "released")
         else:
-            tenures[-1].fair = self._fair(tenures[-1], "", lease[1], at_ms)
+            tenures[-1].fair = self._fair(tenures, "", lease[1], at_ms)
             _end(tenures, at_ms, "taken")
 
-    def _fair(self, old: Tenure, session: str, key: QueueKey, at_ms: int) -> str:
-        """Why the lease of `old` could be given to `session`."""
-        tap = self._tap
+    def _fair(self, tenures: list[Tenure], session: str, key: QueueKey, at_ms: int) -> str:
+        """Why the lease of the last of `tenures` could be given to `session`."""
+        tap, old = self._tap, tenures[-1]
+        began_ms = old.began_ms
+        for before in reversed(tenures[:-1]):
+            if before.end != "reset":
+                break
+            began_ms = before.began_ms  # a reset gives another token, who waits goes on waiting
         signs = [when for when in tap.signs[old.session] if when <= at_ms]
         life = max(when for when in tap.lives if when <= at_ms)
         asked = [
@@ -332,13 +338,14 @@ class Ledger:
             return "silent"
         if any(one.replaces == old.session for one in tap.acquires if one.at_ms <= at_ms):
             return "replaced"
-        if others and at_ms - max(life, old.began_ms, min(others)) >= WAITED_MS:
+        if others and at_ms - max(life, began_ms, min(others)) >= WAITED_MS:
             return "waited for"
         return ""
 
     def _log_start(self, row: Row) -> None:
         least = dict(_decode(row.body)) if row.body else {}
         self.begin, skipped = _decode(row.meta)
+        self.cuts.append(row.at_ms)
         counted = {(number, queue_id): count for number, queue_id, count in skipped}
         for number in self._groups:
             for queue_id, smallest in least.items():
@@ -351,6 +358,11 @@ class Ledger:
                     if not 0 < counted.get((number, queue_id), 0) <= smallest - done.next:
                         self.wrong.append(f"I8: {lease}: dropped unread and not counted")
                     done.join(smallest, [])
+
+    def forgot(self, first: Placement, again: Placement) -> bool:
+        """Whether the shard had dropped messages and died since a placement: it knows none then."""
+        dropped = any(at_ms <= again.at_ms for at_ms in self.cuts)
+        return dropped and any(first.at_ms < life <= again.at_ms for life in self.lives)
 
     def skipped(self, lease: Lease, offset: int) -> bool:
         """Whether retention or a reset took that offset from the group, unread."""

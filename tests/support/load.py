@@ -21,7 +21,7 @@ from zbroker.clock import monotonic_ms, wall_ms
 from zbroker.wire import batch, codec, message, ops
 
 PAUSE_S = 0.01
-DECIDE_MS = 20_000  # a send that is not decided so long after the end is a finding
+DECIDE_MS = 60_000  # a send that is not decided so long after the end is a finding
 GROUP = "group"
 
 
@@ -83,13 +83,12 @@ class Load:
         """Batches acknowledged so far."""
         return sum(send.acked_ms is not None for send in list(self.history.sends))
 
-    def wait_acked(self, more: int, seconds: float = 20) -> None:
+    def wait_acked(self, more: int) -> None:
         """Waits until `more` further batches are acknowledged."""
         wanted = self.acked + more
         wait_for(
             lambda: self.acked >= wanted,
             f"{more} more batches: {self.refusals}\n{self._cluster.log()[-3000:]}",
-            seconds,
         )
 
     def wait_all_write(self) -> None:

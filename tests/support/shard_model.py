@@ -85,11 +85,18 @@ class _Still:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.parts: list[Any] = []
+        self.sleepers = self
+
+    def append(self, part: Any) -> None:
+        self.parts.append(part)
+
+    def touch(self, part: Any) -> None:
+        pass
 
     def post(self, job: Any) -> None:
         job(0)
 
-    def wake(self) -> None:
+    def wake(self, part: Any = None) -> None:
         pass
 
 
@@ -123,7 +130,7 @@ class ClientSim:
         return self.mind_add(topic, body, choice, urgent)
 
     def mind_add(self, topic: str, body: bytes, choice: Any, urgent: bool) -> Any:
-        made = self.mind.add(topic, [(body,)], len(body) + 8, False, choice, self.now)
+        made = self.mind.add(topic, [body], len(body) + 8, False, choice, self.now)
         made.urgent |= urgent
         index = made.count - 1
         if self.mind.unencoded:

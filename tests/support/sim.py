@@ -134,7 +134,7 @@ class World:
         }
         hosts = []
         for number in range(shards):
-            disk = SimulatedDisk(chance.getrandbits(32), chance.choice((None, None, 4 << 20)))
+            disk = SimulatedDisk(chance.getrandbits(32), chance.choice((None, None, 6 << 20)))
             disk.cold = Sometimes(random.Random(chance.getrandbits(32)), chance.choice((0, 0.5, 1)))
             defect.disk(disk)
             hand = "async" if flush == "async" else chance.choice(("inline", "helper"))
@@ -321,8 +321,12 @@ class World:
 
 
 def facts_of(state: State) -> dict[str, Any]:
-    """All of a state that the log decides, in an order of its own."""
-    sections: dict[str, list[Any]] = {}
+    """All of a state that the log decides, in an order of its own, encoded anew and counted."""
+    progress, leases = state.progress, state.leases
+    counted = [progress.count, progress.ranges, leases.count]
+    sections: dict[str, list[Any]] = {"counted": counted}
+    for group in leases._groups:
+        leases._note(group)
     for chunk in state.checkpoint():
         section, rows = msgspec.msgpack.decode(chunk)
         if section != "epoch":

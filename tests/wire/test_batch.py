@@ -8,7 +8,7 @@ import google_crc32c
 import lz4.frame
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.wire import shapes
@@ -109,7 +109,6 @@ def test_random_bytes_are_refused_or_readable(data):
 
 
 @given(shapes.batches(), st.data())
-@settings(max_examples=300)
 def test_damaged_batches_are_refused_or_readable(built, data):
     raw = bytearray(built.data)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -121,14 +120,24 @@ def test_damaged_batches_are_refused_or_readable(built, data):
 
 
 @given(st.binary(min_size=1, max_size=200), st.integers(0, 40), st.integers(0, 2**64 - 1))
-@settings(max_examples=300)
 def test_any_payload_with_a_right_header_is_refused_or_readable(payload, count, bits):
     readable_if_admitted(made(payload, count, tag_bits=bits))
     readable_if_admitted(made(lz4.frame.compress(payload), count, flags=batch.LZ4))
 
 
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 65_535, 65_536])
+@pytest.mark.parametrize("size", [0, 1, 255, 256])
+def test_bodies_of_one_size_are_joined_to_what_the_encoder_makes(count, size):
+    bodies = [bytes((at % 251,)) * size for at in range(count)]
+    assert message.encode_bare(bodies) == message.encode_messages([(body,) for body in bodies])
+
+
+def test_bodies_of_many_sizes_are_encoded_one_by_one():
+    bodies = [b"x" * (at % 3) for at in range(100)]
+    assert message.encode_bare(bodies) == message.encode_messages([(body,) for body in bodies])
+
+
 @given(st.integers(16, 40), st.integers(0, 400), st.integers(0, 50), st.integers(0, 255))
-@settings(max_examples=300)
 def test_uniform_check_agrees_with_the_decoder(count, size, place, value):
     """The strided check must accept nothing that a decoder refuses, and miss nothing valid."""
     payload = bytearray(message.encode_messages([(bytes(size),)] * count))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zbroker import errors, limits
@@ -94,7 +94,6 @@ def test_random_bytes_are_a_typed_refusal(header):
     st.sampled_from([*ops.TABLE, "nope"]),
     st.dictionaries(st.sampled_from(field_names), json_values, max_size=6), json_values,
 )
-@settings(max_examples=400)
 def test_any_json_is_a_request_or_a_typed_refusal(op, fields, request_id):
     header = msgspec.json.encode({**fields, "id": request_id, "op": op})
     try:

@@ -124,7 +124,9 @@ class Loop:
     def _take_requests(self, port: Port, share: int, size_room: int, now: int) -> int:
         taken = 0
         receive, mind, name = port.receive, self.mind.receive, port.name
-        for _ in range(share):
+        for count in range(share):
+            if count == 1 and not port.has_more():
+                break  # a lone request, which is not to pay for the look behind it
             parts = receive()
             if parts is None:
                 break

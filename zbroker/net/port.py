@@ -19,6 +19,7 @@ from zbroker import limits
 from zbroker.errors import ZBrokerError, make
 
 _NOBLOCK, _MORE, _NOBLOCK_MORE = 1, 2, 3
+_EVENTS, _POLLIN = int(zmq.EVENTS), 1
 _FRAMES_MAX = limits.ADDRESS_FRAMES_MAX + 2 + limits.REPLY_FRAMES_MAX
 
 
@@ -32,11 +33,11 @@ class Port:
         dropped: messages that could not be sent.
     """
 
-    __slots__ = ("_recv", "_send", "dropped", "endpoint", "name", "serving", "socket")
+    __slots__ = ("_get", "_recv", "_send", "dropped", "endpoint", "name", "serving", "socket")
 
     def __init__(self, name: str, socket: zmq.Socket[bytes], endpoint: str, serving: bool) -> None:
         self.name, self.socket, self.endpoint, self.serving = name, socket, endpoint, serving
-        self._recv = socket.recv
+        self._recv, self._get = socket.recv, socket.getsockopt
         self._send = super(zmq.Socket, socket).send  # without the sugar: 0.25 instead of 0.6 us
         self.dropped = 0
 
@@ -52,6 +53,10 @@ class Port:
             if len(frames) <= _FRAMES_MAX:
                 frames.append(frame.bytes)
         return frames
+
+    def has_more(self) -> bool:
+        """Says whether a message is waiting: where none is, a third of the cost of `receive`."""
+        return bool(int(self._get(_EVENTS)) & _POLLIN)
 
     def send(self, frames: list[bytes]) -> bool:
         """Sends one message; False if the peer is gone or does not read."""
@@ -100,7 +105,7 @@ def bind(ctx: zmq.Context[zmq.Socket[bytes]], name: str, endpoint: str) -> Port:
     Raises:
         ZBrokerError: the port is taken, the address is not of this machine, or not readable.
     """
-    socket = _socket(ctx, zmq.ROUTER)
+    socket = _socket(ctx, zmq.ROUTER, endpoint)
     socket.set(zmq.ROUTER_MANDATORY, 1)
     socket.set(zmq.BACKLOG, limits.SOCKET_BACKLOG)
     if endpoint.startswith("tcp://"):
@@ -128,7 +133,7 @@ def connect(
     Raises:
         ZBrokerError: the endpoint is not readable.
     """
-    socket = _socket(ctx, zmq.DEALER)
+    socket = _socket(ctx, zmq.DEALER, endpoint)
     socket.set(zmq.IMMEDIATE, 0 if queue else 1)
     if endpoint.startswith("ipc://"):
         socket.set(zmq.RECONNECT_IVL_MAX, limits.RECONNECT_INNER_MAX_MS)
@@ -141,9 +146,12 @@ def connect(
     return Port(name, socket, endpoint, serving=False)
 
 
-def _socket(ctx: zmq.Context[zmq.Socket[bytes]], kind: int) -> zmq.Socket[bytes]:
+def _socket(
+    ctx: zmq.Context[zmq.Socket[bytes]], kind: int, endpoint: str
+) -> zmq.Socket[bytes]:
     socket = ctx.socket(kind)
     socket.linger = 0
+    socket.set(zmq.IPV6, int("[" in endpoint))
     socket.set(zmq.SNDHWM, limits.SOCKET_HWM_MESSAGES)
     socket.set(zmq.RCVHWM, limits.SOCKET_HWM_MESSAGES)
     socket.set(zmq.MAXMSGSIZE, limits.FRAME_BYTES_MAX)
@@ -172,6 +180,4 @@ def port_of(endpoint: str) -> int:
 
 def advertised(endpoint: str, host: str) -> str:
     """What clients are told: `host` with the port of a bound endpoint; as bound without a host."""
-    if not host:
-        return endpoint
-    return f"tcp://{f'[{host}]' if ':' in host else host}:{port_of(endpoint)}"
+    return f"tcp://{host}:{port_of(endpoint)}" if host else endpoint

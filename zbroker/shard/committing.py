@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import Any
 
 from zbroker import errors, limits
-from zbroker.errors import ZBrokerError
+from zbroker.errors import Malformed, ZBrokerError
 from zbroker.names import check_group
 from zbroker.shard.answers import Answers
 from zbroker.shard.groups import LocalGroup, LocalGroups
 from zbroker.shard.held import HeldProgress
 from zbroker.shard.journal import Journal
 from zbroker.shard.leases import Leasing
-from zbroker.shard.progress import ProgressTable
+from zbroker.shard.progress import NOTHING, Mark, ProgressTable
 from zbroker.shard.topics import LocalTopics
 from zbroker.store.record import Kind
 from zbroker.wire import codec, ops
@@ -52,6 +52,19 @@ class Budget:
         self._written_ms, self._log_end = now, log_end
 
 
+class _Room:
+    """The room for progress in one answer."""
+
+    def __init__(self) -> None:
+        self._left = limits.PROGRESS_TEXT_BYTES_MAX
+
+    def take(self, mark: Mark) -> None:
+        """Raises BUSY where it ends: for the other rows the client asks again."""
+        self._left -= mark.text_bytes
+        if self._left < 0:
+            raise errors.make("BUSY", "the answer has no room for more rows; ask for this again")
+
+
 class Committing:
     """Decides `commit` and `progress`, and takes the acknowledgements of fetches.
 
@@ -81,22 +94,34 @@ class Committing:
         """Joins progress; answers when it is on disk."""
         request = event.request
         assert type(request) is ops.Commit
-        if request.session:
-            self._leasing.alive(request.session, now)
         try:
             if self._waiting_bytes > limits.COMMITS_HELD_BYTES_MAX:
                 raise errors.make("BUSY", "too many commits wait to be written")
-            group = self.group(request.group, now)
+            group = self._committed(request.group, request.entries, now)
         except ZBrokerError as error:
             self._answers.refuse(event, error)
             return
-        rows = [self._join(group, request.session, entry) for entry in request.entries]
+        rows = self._rows(group, request, now)
         self._waiting.append((event, rows))
         ranges = sum(len(row.ranges) for row in rows)
         self._waiting_bytes += limits.COMMIT_HEADER_TIMES * len(event.header)
         self._waiting_bytes += limits.COMMIT_RANGE_BYTES * ranges
         event.header, event.payload = b"", []
         self._plan(now, request.urgent)
+
+    def _rows(
+        self, group: LocalGroup | None, request: ops.Commit, now: int
+    ) -> list[ops.Committed]:
+        room, seen = _Room(), set()
+        rows = []
+        for entry in request.entries:
+            queue = entry.topic, entry.queue
+            rows.append(
+                _doubled(entry) if queue in seen
+                else self._join(group, request.session, entry, now, room)
+            )
+            seen.add(queue)
+        return rows
 
     def take_acks(self, request: ops.Fetch, now: int) -> dict[int, dict[str, Any]]:
         """Joins the acknowledgements of a fetch, as those of a commit that is not urgent.
@@ -108,8 +133,8 @@ class Committing:
         refused: dict[int, dict[str, Any]] = {}
         for number, entry in enumerate(request.acks):
             try:
-                row = self._join(self.group(request.group, now), request.member, entry)
-                error = row.error
+                group = self._committed(request.group, [entry], now)
+                error = self._join(group, request.member, entry, now).error
             except ZBrokerError as refusal:
                 error = codec.error_fields(refusal)
             if error is not None:
@@ -126,6 +151,15 @@ class Committing:
         )
         due_ms = now if urgent or many else now + self.budget.interval_ms
         self._due_ms = due_ms if self._due_ms is None else min(due_ms, self._due_ms)
+
+    def _committed(
+        self, name: str, entries: list[ops.CommitEntry], now: int
+    ) -> LocalGroup | None:
+        """The group whose progress moves; who comes late with tokens of one that ended makes none.
+        """
+        if all(entry.token for entry in entries):
+            return self._groups.by_name.get(name)
+        return self.group(name, now)
 
     def group(self, name: str, now: int) -> LocalGroup:
         """The group of that name, made if only its progress will be known here.
@@ -147,12 +181,20 @@ class Committing:
         return self._groups.by_name[name]
 
     def _join(
-        self, group: LocalGroup, session: str, entry: ops.CommitEntry
+        self,
+        group: LocalGroup | None,
+        session: str,
+        entry: ops.CommitEntry,
+        now: int,
+        room: _Room | None = None,
     ) -> ops.Committed:
         try:
             queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
-            lease = self._leasing.check(group, queue, session, entry.token)
+            lease = self._leasing.check_mover(group, queue, session, entry.token, now)
+            assert group is not None, "a token that no group has is fenced"
             joined = self._held.join(group.number, queue, entry.next, entry.ranges)
+            if room is not None:
+                room.take(joined)
         except ZBrokerError as error:
             return ops.Committed(error=codec.error_fields(error))
         self._held.hold(group.number, queue.id, joined)
@@ -165,11 +207,13 @@ class Committing:
         assert type(request) is ops.Progress
         self.flush(now)
         group = self._groups.number_of(request.group)
+        room = _Room()
         rows = []
         for entry in request.queues:
             try:
                 queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
                 mark = self._table.get(group, queue.id)
+                room.take(mark or NOTHING)
                 rows.append(
                     ops.Committed(next=mark.next, ranges=mark.ranges) if mark else ops.Committed()
                 )
@@ -222,3 +266,8 @@ def _place(request: ops.Fetch, ack: ops.CommitEntry, number: int) -> int:
         if (entry.topic, entry.queue) == (ack.topic, ack.queue):
             return at
     return len(request.queues) + number
+
+
+def _doubled(entry: ops.CommitEntry) -> ops.Committed:
+    error = Malformed(f"{entry.topic}/{entry.queue} stands twice in one request; join the entries")
+    return ops.Committed(error=codec.error_fields(error))

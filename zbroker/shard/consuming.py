@@ -39,7 +39,7 @@ class Consuming:
             journal, topics, groups, leases, held, self.leasing, self.committing, answers
         )
         self.lagging = Lagging(
-            log, topics, groups, progress, leases, state.timers, answers
+            log, topics, groups, progress, self.leasing, state.timers, answers
         )
         self._querying = Querying(log, topics, answers)
 

@@ -4,7 +4,8 @@ A dead letter of Friday must be there on Monday (COUNTEREXAMPLES 1.6). It is han
 has acknowledged it in `%DLQ%group`: sent again or purged. Others move to the end of their queue as
 they are, id and facts included; the copy and the acknowledgement of the old place are one atomic
 group, so a restart in between neither loses nor doubles a letter. What is kept so is bounded: when
-the letters of a shard take more than DEAD_LETTERS_BYTES_MAX the oldest go, and are counted.
+the letters of a shard take more than DEAD_LETTERS_BYTES_MAX, or than a quarter of the log's byte
+budget, the oldest go, and are counted: else they would be carried without end.
 """
 
 from __future__ import annotations
@@ -34,37 +35,46 @@ _Spans = list[tuple[int, int]]
 class DeadLetters:
     """Keeps dead letters beyond retention (`retention.Carries`).
 
+    Args:
+        journal: where it is written.
+        topics, groups, held: of this shard.
+        retention_bytes: size that the log is to keep to, 0 for none.
+
     Attributes:
         dropped: letters that went unhandled, because there were too many or they were unreadable.
     """
 
     def __init__(
-        self, journal: Journal, topics: LocalTopics, groups: LocalGroups, held: HeldProgress
+        self,
+        journal: Journal,
+        topics: LocalTopics,
+        groups: LocalGroups,
+        held: HeldProgress,
+        retention_bytes: int,
     ) -> None:
         self._journal, self._topics, self._groups, self._held = journal, topics, groups, held
+        self._bytes_max = limits.DEAD_LETTERS_BYTES_MAX
+        if retention_bytes:
+            share = retention_bytes * limits.DEAD_LETTERS_PERCENT // 100
+            self._bytes_max = min(self._bytes_max, share)
         self._begin = self._least = 0
         self._left: list[_Kept] = []
         self._wanted: _Spans = []
         self._warm: _Spans = []
         self._waiting = False
-        self._step_bytes = limits.CARRY_STEP_BYTES
         self.dropped = 0
 
-    @property
-    def carry_bytes(self) -> int:
-        """See `retention.Carries`."""
-        return self._step_bytes if self._groups.by_name else 0
-
-    def carry(self, begin: int, room_bytes: int, now: int) -> bool:
+    def carry(self, begin: int, room_bytes: int, now: int) -> int:
         """See `retention.Carries`: letters below `begin` move to the end of their queue."""
         if begin != self._begin:
             self._left = list(self._queues())
             self._begin, self._least = begin, self._least_kept()
         while self._left and not self._waiting:
-            if not self._is_clear(*self._left[-1], room_bytes, now):
-                return False
+            wanted = self._move_some(*self._left[-1], room_bytes, now)
+            if wanted:
+                return wanted
             self._left.pop()
-        return not self._left
+        return len(self._left) > 0
 
     def _queues(self) -> Iterator[_Kept]:
         for name, topic in self._topics.by_name.items():
@@ -80,7 +90,7 @@ class DeadLetters:
 
     def _least_kept(self) -> int:
         """Where the oldest letter stands that fits into the bound, with all younger ones."""
-        room = limits.DEAD_LETTERS_BYTES_MAX
+        room = self._bytes_max
         for position, length in merge(*(self._live(*kept) for kept in self._left), reverse=True):
             room -= length
             if room < 0:
@@ -96,27 +106,26 @@ class DeadLetters:
 
     # --- a step -----------------------------------------------------------------------------------
 
-    def _is_clear(self, queue: QueueState, group: int, room_bytes: int, now: int) -> bool:
-        """Whether nothing of a queue stands below; if something does, moves what fits."""
+    def _move_some(self, queue: QueueState, group: int, room_bytes: int, now: int) -> int:
+        """Moves what stands below and fits; returns its bytes, 0: nothing does."""
         mark = self._mark(queue, group)
         found = self._journal.log.index.find(
             queue.id,
             mark.next,
             below=self._begin,
-            max_bytes=room_bytes - _AROUND,
+            max_bytes=min(room_bytes, limits.CARRY_STEP_BYTES) - _AROUND,
             max_records=limits.DEAD_LETTERS_A_STEP,
         )
         if found.next_offset == mark.next:
-            return True
+            return 0
         size = sum(length for _, length in found.runs) + _AROUND
         letters = self._read(found.runs) if size <= room_bytes else None
-        self._step_bytes = max(size, limits.CARRY_STEP_BYTES)
         if letters is not None:
             for letter in letters:
                 if letter.kind == Kind.COPY and not mark.covers(letter.base_offset):
                     self._move(queue, letter, now)
             self._held.write_one(group, queue.id, Mark(found.next_offset), now)
-        return False
+        return size
 
     def _move(self, queue: QueueState, letter: Record, now: int) -> None:
         if letter.position < self._least:

@@ -77,8 +77,6 @@ class Fetching:
             )
             return
         poll = Poll(event, request, now)
-        if request.member:
-            self._leasing.alive(request.member, now)
         if request.acks:
             poll.refused = self._committing.take_acks(request, now)
             request.acks = []
@@ -90,7 +88,7 @@ class Fetching:
 
     def serve(self, poll: Poll, now: int) -> None:
         """Tries a poll: answers it, parks it, or hands it to the helper."""
-        if self._answers.bytes >= limits.TURN_REPLY_BYTES_MAX:
+        if self._answers.is_full:
             self._answers.refuse(poll.event, errors.make("BUSY", "too much is read at once now"))
             return
         reply = Reply(poll.event.request)  # type: ignore[arg-type]
@@ -369,6 +367,8 @@ class Fetching:
 
     def take_cold(self) -> list[ColdRead]:
         """What the helper must read ahead, for each poll that waits for it."""
+        if not self._cold:
+            return []
         cold = [ColdRead([span], partial(self.warmed, poll)) for poll, span in self._cold.items()]
         self._warming.update(dict.fromkeys(self._cold))
         self._cold.clear()

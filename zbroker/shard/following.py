@@ -51,6 +51,7 @@ class Following:
         self.bytes_wanted = limits.STATE_REQUEST_BYTES
         self._version, self._boot = 0, ""
         self._listed: dict[str, None] | None = None
+        self._heard_all = False
         self._asked: tuple[str, int] = ("", 0)
         self._due_ms = self._ping_ms = 0
         self._count = 0
@@ -160,12 +161,13 @@ class Following:
         for name, group_id in told.ended_groups:
             self._births.end(name, group_id, now)
         for group in told.groups:
-            self._births.take(group, now)
+            self._births.take(group, now, not self._heard_all)
         self._version, self._boot = told.version, told.boot
         if self._listed is not None and not told.more:
             for topic in self._topics.unknown_to(self._listed):
                 adopt.append(self._offer(topic, list(topic.queues)))
             self._listed = None
+        self._heard_all = self._heard_all or not told.more
         confirms = self._confirms(have, told.deleted, adopt)
         if told.groups or told.ended_groups:
             confirms.append(self._confirm_of_groups(told))

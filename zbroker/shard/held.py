@@ -3,6 +3,9 @@
 Commits that are not urgent, and acknowledgements that ride on fetches, are merged here until
 `committing` writes them all as one record. Who hands a queue over, or must know that one queue's
 progress stands in the log, writes that queue's alone (COUNTEREXAMPLES 1.10c).
+
+Here the bounds of progress in sum are kept: what would be a new row, or makes more ranges, is
+refused when the shard has as many as it may have. What moves a row on, or closes gaps, never is.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zbroker import errors, limits
-from zbroker.errors import InvalidArgument, OffsetOutOfRange
+from zbroker.errors import InvalidArgument, OffsetOutOfRange, TooLarge, ZBrokerError
 from zbroker.shard.groups import LocalGroups
 from zbroker.shard.journal import Journal
 from zbroker.shard.progress import NOTHING, Mark, ProgressTable, Ranges
@@ -44,12 +47,28 @@ class HeldProgress:
         held = self._marks.get((group, queue_id))
         return held if held is not None else self._table.get(group, queue_id)
 
+    def place_of(self, group: int, queue: QueueState) -> Mark | None:
+        """The progress of a group on a queue, or None if there is none and it may be made.
+
+        Raises:
+            TooLarge: it would be one more row than the shard keeps.
+        """
+        known = self.progress_of(group, queue.id)
+        if known is None and self._table.count + len(self._marks) >= limits.PROGRESS_ROWS_MAX:
+            raise TooLarge(
+                f"{queue.topic}/{queue.number}: this shard keeps the progress of "
+                f"{limits.PROGRESS_ROWS_MAX} queues of groups, no more fit; delete groups that "
+                "are not needed (`zbroker group delete`)",
+                limit=limits.PROGRESS_ROWS_MAX,
+            )
+        return known
+
     def join(self, group: int, queue: QueueState, following: int, ranges: Ranges) -> Mark:
         """The union of what is there and more; nothing is changed yet.
 
         Raises:
             ZBrokerError: INVALID_ARGUMENT, OFFSET_OUT_OF_RANGE (beyond what is on disk: nobody has
-                seen it, and a crash may take it back), TOO_MANY_RANGES.
+                seen it, and a crash may take it back), TOO_MANY_RANGES, TOO_LARGE.
         """
         highest = following
         for first, end in ranges:
@@ -63,14 +82,15 @@ class HeldProgress:
                 min=0,
                 max=queue.visible,
             )
-        joined = (self.progress_of(group, queue.id) or NOTHING).join(following, ranges)
+        known = self.place_of(group, queue) or NOTHING
+        joined = known.join(following, ranges)
+        more = len(joined.ranges) - len(known.ranges)
         if len(joined.ranges) > limits.PROGRESS_RANGES_MAX:
-            raise errors.make(
-                "TOO_MANY_RANGES",
-                f"{queue.topic}/{queue.number}: {len(joined.ranges)} acknowledged ranges, at "
-                f"most {limits.PROGRESS_RANGES_MAX}",
-                limit=limits.PROGRESS_RANGES_MAX,
-            )
+            raise _too_many(queue, len(joined.ranges), limits.PROGRESS_RANGES_MAX)
+        if more > 0 and (
+            self._table.ranges + self._ranges + more > limits.PROGRESS_RANGES_SUM_MAX
+        ):
+            raise _too_many(queue, more, limits.PROGRESS_RANGES_SUM_MAX, " more in all groups")
         return joined
 
     def hold(self, group: int, queue_id: int, mark: Mark) -> None:
@@ -144,3 +164,12 @@ class HeldProgress:
                 chunk, numbers = [], 0
         if chunk:
             yield chunk
+
+
+def _too_many(queue: QueueState, count: int, limit: int, where: str = "") -> ZBrokerError:
+    return errors.make(
+        "TOO_MANY_RANGES",
+        f"{queue.topic}/{queue.number}: {count} acknowledged ranges{where}, at most {limit}; "
+        "finish the oldest message first",
+        limit=limit,
+    )

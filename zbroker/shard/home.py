@@ -52,15 +52,20 @@ class Home:
             journal, topics, answers, broker=facts.broker, shards=facts.shards,
             queues_default=facts.queues_default, auto_create=facts.auto_create, new_id=new_id,
             is_owned=self._is_owned, on_change=self._topic_changed,
+            check_births=lambda topic, queues: births.check_room(
+                -(-queues * len(state.groups.readers.get(topic, ())) // facts.shards)
+            ),
         )
         self.subscribing = subscribing = Subscribing(
             journal, groups, topics, placing, answers, shards=facts.shards, new_id=new_id,
-            on_change=self._group_changed,
+            on_change=self._group_changed, check_births=births.check_room,
         )
         self.membership = Membership(
             journal, groups, topics, changes, subscribing, answers, Place(facts.broker, facts.room)
         )
-        self.telling = Telling(changes, topics, groups, answers, facts.broker)
+        self.telling = Telling(
+            changes, topics, groups, answers, facts.broker, subscribing.age_of
+        )
 
     def table(self) -> dict[type, Callable[[Arrived, int], None]]:
         """Who decides what."""

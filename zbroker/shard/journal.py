@@ -7,6 +7,7 @@ contiguous read, whatever number of producers wrote them (hotpath 4).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -51,12 +52,14 @@ class Journal:
         offset_ms: the same; a test's clock moves it, store time follows but never back.
         time_ms: store time of the open turn; never decreases.
         size: bytes of batches gathered and not yet appended.
+        kept: bytes that all others leave to retention, which makes room (COUNTEREXAMPLES 1.7).
     """
 
     def __init__(self, log: CommitLog, state: Applies, wall_offset_ms: int) -> None:
         self.log, self._state, self.offset_ms = log, state, wall_offset_ms
         self.time_ms = log.last_time_ms
         self.size = 0
+        self.kept: Callable[[], int] = int
         self._credit = 0
         self._open = False
         self._groups: dict[int, Group] = {}
@@ -90,9 +93,19 @@ class Journal:
         return self._credit > 0 or self.has_room(size, True)
 
     def has_room(self, size: int, publishing: bool) -> bool:
-        """Whether records of `size` bytes more fit behind all that the open turn holds."""
-        gathered = self.size + (len(self._groups) + 1) * (HEADER_BYTES + limits.RECORD_ALIGN_BYTES)
-        return self.log.has_room(gathered + size, publishing)
+        """Whether records of `size` bytes more fit behind all that the open turn holds.
+
+        What retention keeps remains, and behind a publish the reserve for state records too.
+        """
+        reserve = self.kept() + (self.log.reserve if publishing else 0)
+        return self.log.has_room(self._gathered() + size, reserve)
+
+    def room(self) -> int:
+        """Bytes of records that fit behind all that the open turn holds; nothing else counts."""
+        return self.log.room - self._gathered()
+
+    def _gathered(self) -> int:
+        return self.size + (len(self._groups) + 1) * limits.RECORD_AROUND_BYTES
 
     def add_batch(self, queue: QueueState, data: bytes, head: batch.Head, now: int) -> int:
         """Gathers one admitted batch; returns the offset of its first message."""

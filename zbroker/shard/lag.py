@@ -17,7 +17,7 @@ from zbroker.errors import ZBrokerError
 from zbroker.shard import selecting
 from zbroker.shard.answers import Answers
 from zbroker.shard.groups import LocalGroup, LocalGroups
-from zbroker.shard.lease_table import LeaseTable
+from zbroker.shard.leases import Leasing
 from zbroker.shard.progress import NOTHING, Mark, ProgressTable
 from zbroker.shard.timers import TimerTable
 from zbroker.shard.topics import LocalTopics, QueueState
@@ -51,12 +51,12 @@ class Lagging:
         topics: LocalTopics,
         groups: LocalGroups,
         progress: ProgressTable,
-        leases: LeaseTable,
+        leasing: Leasing,
         timers: TimerTable,
         answers: Answers,
     ) -> None:
         self._log, self._topics, self._groups = log, topics, groups
-        self._progress, self._leases, self._timers = progress, leases, timers
+        self._progress, self._leasing, self._timers = progress, leasing, timers
         self._answers = answers
         self.room = 0
 
@@ -85,7 +85,6 @@ class Lagging:
 
     def _row(self, group: LocalGroup, queue: QueueState) -> ops.LagRow:
         mark = self._progress.get(group.number, queue.id)
-        lease = self._leases.get(group.number, queue.id)
         first = self._log.index.min_offset(queue.id)
         least = queue.visible if first is None else min(first, queue.visible)
         spans = list(_open(mark or NOTHING, least, queue.visible))
@@ -100,7 +99,7 @@ class Lagging:
             ranges=len(mark.ranges) if mark else 0,
             waiting=self._timers.pending_of(queue.id),
             oldest_ms=behind.oldest_ms,
-            holder=lease.client_id if lease else "",
+            holder=self._leasing.holder_of(group.number, queue),
         )
 
     def _all(self, queue: QueueState, spans: list[_Span]) -> _Behind:

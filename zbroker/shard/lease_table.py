@@ -5,18 +5,27 @@ same holders (COUNTEREXAMPLES 5.2). A token names the epoch of its record and a 
 grows for its group and queue. Every start has an epoch of its own, so no token is given twice, not
 even when the grant before it was cut off the log (5.1). `Holder.heard_ms` and `Lease.wanted` are
 memory of the process that leads (`leases.py`); no record says them.
+
+A checkpoint has the leases of a group and its holder as one row. The loop stands still while it is
+made, so rows are encoded ahead, a few groups in each turn, and kept until a lease of the group
+changes, which is rare.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
 
+from zbroker import limits
+from zbroker.errors import TooLarge
 from zbroker.store.record import Record
 
 _decode = msgspec.msgpack.Decoder().decode
+_encode = msgspec.msgpack.Encoder().encode
+_ROW_OF_ONE = 7  # columns, in folders from before leases of a group were one row
 
 
 class Lease:
@@ -46,13 +55,15 @@ class Holder:
     """A session that holds leases here.
 
     Attributes:
+        session, client_id: text that its leases share.
         leases: all of them, of any group.
         heard_ms: its last sign of life, on the clock of `leases.Awake`.
     """
 
-    __slots__ = ("heard_ms", "leases")
+    __slots__ = ("client_id", "heard_ms", "leases", "session")
 
-    def __init__(self) -> None:
+    def __init__(self, session: str, client_id: str) -> None:
+        self.session, self.client_id = session, client_id
         self.leases: dict[Lease, None] = {}
         self.heard_ms = 0
 
@@ -62,18 +73,30 @@ class LeaseTable:
 
     Attributes:
         holders: by session, those that hold something.
+        count: leases that were ever granted, until their group or queue ends.
         endings: how often groups or queues have ended with their leases.
     """
 
     def __init__(self) -> None:
         self._groups: dict[int, dict[int, Lease]] = {}
+        self._encoded: dict[int, list[msgspec.Raw]] = {}  # rows of groups as they are now
+        self._changed: dict[int, None] = {}  # groups without
         self.holders: dict[str, Holder] = {}
-        self.endings = 0
+        self.count = self.endings = 0
 
     def get(self, group: int, queue_id: int) -> Lease | None:
         """The lease of a group on a queue; None if nobody ever held it."""
         leases = self._groups.get(group)
         return leases.get(queue_id) if leases is not None else None
+
+    def check_room(self, group: int, queue_id: int) -> None:
+        """Raises TooLarge if the lease of a group on a queue would be one too many."""
+        if self.count >= limits.LEASES_MAX and self.get(group, queue_id) is None:
+            raise TooLarge(
+                f"this shard has {limits.LEASES_MAX} leases, no more fit; delete groups that are "
+                "not needed (`zbroker group delete`)",
+                limit=limits.LEASES_MAX,
+            )
 
     # --- apply --------------------------------------------------------------------------------
 
@@ -84,7 +107,7 @@ class LeaseTable:
         counter was taken from its holder.
         """
         for group, queue_id, counter, session, client_id in _decode(record.body):
-            lease = self._lease(group, queue_id)
+            lease = self._change(group, queue_id)
             if not session and counter == lease.counter:
                 lease.ended = lease.token
             lease.counter = counter
@@ -95,28 +118,42 @@ class LeaseTable:
         for group, queue_id, _, counter in _decode(record.body):
             lease = self.get(group, queue_id)
             if lease is not None and lease.session:
+                self._change(group, queue_id)
                 lease.counter, lease.token = counter, _token(record, counter)
 
     def forget_group(self, group: int) -> None:
         """This group has ended."""
+        self._encoded.pop(group, None)
+        self._changed.pop(group, None)
         self._forget(self._groups.pop(group, {}).values())
 
     def forget_queues(self, queue_ids: set[int]) -> None:
         """These queues have ended."""
-        for leases in self._groups.values():
-            self._forget([leases.pop(queue_id) for queue_id in queue_ids & leases.keys()])
+        for group, leases in self._groups.items():
+            ended = [leases.pop(queue_id) for queue_id in queue_ids & leases.keys()]
+            if ended:
+                self._note(group)
+                self._forget(ended)
 
     def _forget(self, leases: Iterable[Lease]) -> None:
         for lease in leases:
             self._hold(lease, "", "", "")
+            self.count -= 1
             self.endings += 1
 
-    def _lease(self, group: int, queue_id: int) -> Lease:
+    def _change(self, group: int, queue_id: int) -> Lease:
+        """A lease that is about to change, made if nobody ever held it."""
+        self._note(group)
         leases = self._groups.setdefault(group, {})
         lease = leases.get(queue_id)
         if lease is None:
             lease = leases[queue_id] = Lease(group, queue_id)
+            self.count += 1
         return lease
+
+    def _note(self, group: int) -> None:
+        self._encoded.pop(group, None)
+        self._changed[group] = None
 
     def _hold(self, lease: Lease, session: str, client_id: str, token: str) -> None:
         before = self.holders.get(lease.session)
@@ -126,25 +163,59 @@ class LeaseTable:
                 del self.holders[lease.session]
         lease.session, lease.client_id, lease.token = session, client_id, token
         if session:
-            self.holders.setdefault(session, Holder()).leases[lease] = None
+            holder = self.holders.setdefault(session, Holder(session, client_id))
+            holder.leases[lease] = None
+            lease.session = holder.session
+            if client_id == holder.client_id:
+                lease.client_id = holder.client_id
 
     # --- checkpoint ---------------------------------------------------------------------------
 
-    def rows(self) -> Iterator[list[Any]]:
+    def rows(self) -> Iterator[msgspec.Raw]:
         """The table in a checkpoint; those that nobody holds too, for their counters."""
-        for leases in self._groups.values():
-            for lease in leases.values():
-                yield [
-                    lease.group, lease.queue_id, lease.counter, lease.session, lease.client_id,
-                    lease.token, lease.ended,
-                ]
+        self._encode(len(self._changed), self.count)
+        return chain.from_iterable(self._encoded.values())
+
+    def encode_ahead(self) -> None:
+        """Makes some of the rows that the next checkpoint will want: a bounded step."""
+        if self._changed:
+            self._encode(limits.LEASE_GROUPS_A_TURN, limits.LEASES_A_TURN)
+
+    def _encode(self, groups: int, leases: int) -> None:
+        """Encodes changed groups, at most so many, but those with more than `leases` leases."""
+        for group in list(islice(self._changed, groups)):
+            del self._changed[group]
+            own = self._groups[group]
+            if len(own) <= leases:
+                self._encoded[group] = list(_rows(group, own.values()))
+            else:
+                self._changed[group] = None  # at its end: others go on
 
     def restore(self, row: list[Any]) -> None:
-        """Takes one row of a checkpoint."""
-        group, queue_id, counter, session, client_id, token, ended = row
-        lease = self._lease(group, queue_id)
-        lease.counter, lease.ended = counter, ended
-        self._hold(lease, session, client_id, token)
+        """Takes one row of a checkpoint: of a group and holder, or of one lease."""
+        if len(row) == _ROW_OF_ONE:
+            group, queue_id, counter, session, client_id, token, ended = row
+            leases = {queue_id: (counter, token, ended)}
+        else:
+            group, session, client_id, leases = row
+        for queue_id, (counter, token, ended) in leases.items():
+            lease = self._change(group, queue_id)
+            lease.counter, lease.ended = counter, ended
+            self._hold(lease, session, client_id, token)
+
+
+def _rows(group: int, leases: Iterable[Lease]) -> Iterator[msgspec.Raw]:
+    """Rows [group, session, client id, {queue id: [counter, token, token released last]}]."""
+    held: dict[tuple[str, str], list[Lease]] = {}
+    for lease in leases:
+        held.setdefault((lease.session, lease.client_id), []).append(lease)
+    for (session, client_id), own in held.items():
+        rest = iter(own)
+        while page := {
+            lease.queue_id: (lease.counter, lease.token, lease.ended)
+            for lease in islice(rest, limits.LEASES_A_PAGE)
+        }:
+            yield msgspec.Raw(_encode((group, session, client_id, page)))
 
 
 def _token(record: Record, counter: int) -> str:

@@ -3,12 +3,9 @@
 Assignment is advice, the lease is law (ARCHITECTURE 5). `acquire` grants what is free and waits for
 the rest. The holder is told `wanted` by its fetches, commits and renewals, finishes and releases
 with its last progress, and who waits first is granted in the same turn (COUNTEREXAMPLES 5.6). From
-a silent holder a queue is taken for one who waits, and from a living one that does not let go;
-without anybody who waits a lease stays, however silent its holder. What was taken is fenced for
-ever, however late it comes (5.7).
-
-Whether a holder lives is memory: any request that names its session, in the time that this process
-was awake (2.4). The log says only who holds, so a start gives everyone a fresh expiry (5.2).
+a silent holder a queue is taken for one who waits or who commits without a lease, and from a living
+one that does not let go; without either a lease stays, however silent its holder. What was taken is
+fenced for ever, however late it comes (5.7). The log says only who holds; `living` knows who lives.
 """
 
 from __future__ import annotations
@@ -19,11 +16,11 @@ from zbroker import errors, limits
 from zbroker.errors import ZBrokerError
 from zbroker.names import retry_topic
 from zbroker.shard.answers import Answers
-from zbroker.shard.awake import Awake
 from zbroker.shard.groups import LocalGroup, LocalGroups
 from zbroker.shard.held import HeldProgress
 from zbroker.shard.journal import Journal
 from zbroker.shard.lease_table import Lease, LeaseTable
+from zbroker.shard.living import Living
 from zbroker.shard.progress import NOTHING, Mark, ProgressTable
 from zbroker.shard.topics import LocalTopics, QueueState
 from zbroker.shard.waiting import Wait, Waiting, Wanted
@@ -60,11 +57,10 @@ class Leasing:
         self._answers = answers
         self.on_change: Callable[[QueueState, str, int], None] = lambda queue, session, now: None
         self.waiting = Waiting()
-        self._awake = Awake()
-        self._awake_ms = self._began_ms = -1
+        self.living = Living(table)
         self._endings = table.endings
 
-    # --- who may, and who lives -----------------------------------------------------------------
+    # --- who may ------------------------------------------------------------------------------
 
     def check(
         self, group: LocalGroup | None, queue: QueueState, session: str, token: str
@@ -98,19 +94,22 @@ class Leasing:
             )
         return lease
 
-    def alive(self, session: str, now: int) -> None:
-        """Notes a sign of life of a session: a request that names it has arrived."""
-        awake_ms = self._look(now)
-        holder = self._table.holders.get(session)
-        if holder is not None:
-            holder.heard_ms = awake_ms
+    def check_mover(
+        self, group: LocalGroup | None, queue: QueueState, session: str, token: str, now: int
+    ) -> Lease | None:
+        """As `check`, for what moves progress: without a token it ends the lease of a dead holder.
 
-    def _look(self, now: int) -> int:
-        """Awake time; a life begins with its first look."""
-        self._awake_ms = awake_ms = self._awake.at(now)
-        if self._began_ms < 0:
-            self._began_ms = awake_ms
-        return awake_ms
+        Nobody else may come who would take it, and readers without leases must not wait for ever.
+        """
+        lease = self._table.get(group.number, queue.id) if group is not None else None
+        if not token and lease is not None and lease.session and not self.living.is_held(lease):
+            self._take([lease], now)
+        return self.check(group, queue, session, token)
+
+    def holder_of(self, group: int, queue: QueueState) -> str:
+        """For people, the client id of the member that lives and holds a queue; "" for nobody."""
+        lease = self._table.get(group, queue.id)
+        return lease.client_id if lease is not None and self.living.is_held(lease) else ""
 
     def tell(self, lease: Lease) -> bool:
         """Whether others wait for a lease, whose holder is about to be told."""
@@ -118,7 +117,7 @@ class Leasing:
         if wanted is None or not wanted.waits:
             return False
         if wanted.told_ms < 0:
-            wanted.told_ms = self._awake_ms
+            wanted.told_ms = self.living.awake.ms
             self.waiting.due.set(lease, self._over_ms(lease))
         return True
 
@@ -126,8 +125,7 @@ class Leasing:
         """Awake time from which a lease may be given to somebody else."""
         if not lease.session:
             return 0
-        heard_ms = max(self._table.holders[lease.session].heard_ms, self._began_ms)
-        silent_ms = heard_ms + limits.LEASE_EXPIRY_MS
+        silent_ms = self.living.silent_ms(lease)
         wanted: Wanted | None = lease.wanted
         return silent_ms if wanted is None else min(silent_ms, wanted.taken_ms())
 
@@ -137,7 +135,6 @@ class Leasing:
         """Grants leases, at once or when their holders let go."""
         request = event.request
         assert type(request) is ops.Acquire
-        self.alive(request.session, now)
         wait = Wait(event, now + request.wait_ms)
         older = self.waiting.by_key.get(wait.key)
         if older is not None:
@@ -168,7 +165,7 @@ class Leasing:
             fresh = self._choose(wait, group, looked, marks, granting)
         if not (final or refused or fresh or all(_is_in(found, marks) for found in looked)):
             return False
-        self.waiting.leave(wait, self._awake_ms)
+        self.waiting.leave(wait, self.living.awake.ms)
         if group is not None and fresh:
             self._grant(group, fresh, request, now)
         rows = [self._row(group, found, marks) for found in looked]
@@ -180,12 +177,14 @@ class Leasing:
     ) -> QueueState | ZBrokerError:
         try:
             queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
+            if group is not None and group.id and (
+                entry.topic in group.subscription or entry.topic == retry_topic(group.name)
+            ):
+                self._held.place_of(group.number, queue)
+                self._table.check_room(group.number, queue.id)
+                return queue
         except ZBrokerError as error:
             return error
-        if group is not None and group.id and (
-            entry.topic in group.subscription or entry.topic == retry_topic(group.name)
-        ):
-            return queue
         return errors.make(
             "NOT_YET", f"this shard has not heard yet that {entry.topic} is subscribed"
         )
@@ -203,7 +202,7 @@ class Leasing:
         As many as one answer has room for; the others are asked for again.
         """
         fresh: list[QueueState] = []
-        room = limits.ROUTES_COST_MAX // 2
+        room = limits.PROGRESS_TEXT_BYTES_MAX
         for queue in looked:
             if isinstance(queue, ZBrokerError) or queue.id in marks:
                 continue
@@ -212,7 +211,7 @@ class Leasing:
             if not own and not (granting and self._is_next(lease, wait)):
                 continue
             mark = self._held.progress_of(group.number, queue.id) or NOTHING
-            room -= limits.GRANT_ROW_BYTES + limits.RANGE_TEXT_BYTES * len(mark.ranges)
+            room -= mark.text_bytes
             if room < 0:
                 break
             marks[queue.id] = mark
@@ -226,7 +225,7 @@ class Leasing:
             return True
         if self.waiting.first(lease) not in (None, wait):
             return False
-        return self._over_ms(lease) <= self._awake_ms
+        return self._over_ms(lease) <= self.living.awake.ms
 
     def _grant(
         self, group: LocalGroup, queues: list[QueueState], request: ops.Acquire, now: int
@@ -242,11 +241,11 @@ class Leasing:
         is_new = session not in self._table.holders
         self._journal.write(Kind.LEASE, now, body=rows)
         if is_new:
-            self._table.holders[session].heard_ms = self._awake_ms
+            self._table.holders[session].heard_ms = self.living.awake.ms
         for queue in queues:
             lease = get(number, queue.id)
             assert lease is not None
-            if self.waiting.handed_on(lease, self._awake_ms):
+            if self.waiting.handed_on(lease, self.living.awake.ms):
                 self.waiting.due.set(lease, self._over_ms(lease))
 
     def _row(
@@ -269,9 +268,12 @@ class Leasing:
         if group is None or holder is None:
             return
         leases = [lease for lease in holder.leases if lease.group == group.number]
-        leases = leases[:limits.LEASES_ENDED_AT_ONCE]
-        if not leases:
-            return
+        if leases:
+            self._take(leases[:limits.LEASES_ENDED_AT_ONCE], now)
+
+    def _take(self, leases: list[Lease], now: int) -> None:
+        """Ends leases of a holder that is dead."""
+        session = leases[0].session
         self._journal.write(Kind.LEASE, now, body=[
             (lease.group, lease.queue_id, lease.counter + 1, "", "") for lease in leases
         ])
@@ -295,7 +297,7 @@ class Leasing:
             lease = self._table.get(number, queue.id)
             if lease is None or lease.session == request.session:
                 continue
-            if self.waiting.want(wait, lease, self._awake_ms):
+            if self.waiting.want(wait, lease, self.living.awake.ms):
                 self.waiting.due.set(lease, self._over_ms(lease))
             if lease.session:
                 self.on_change(queue, lease.session, now)
@@ -313,9 +315,9 @@ class Leasing:
         times = [waiting.times.next()]
         due_ms = waiting.due.next()
         if due_ms is not None:
-            times.append(self._awake.monotonic(due_ms))
+            times.append(self.living.awake.monotonic(due_ms))
         if waiting.by_key:
-            times.append(self._awake.next_turn())
+            times.append(self.living.awake.next_turn())
         return min((time for time in times if time is not None), default=None)
 
     def tick(self, now: int, has_room: Callable[[], bool]) -> None:
@@ -325,7 +327,8 @@ class Leasing:
             now: monotonic milliseconds.
             has_room: whether the log has room for the state records of one request.
         """
-        awake_ms, waiting = self._look(now), self.waiting
+        awake_ms, waiting = self.living.look(now), self.waiting
+        self._table.encode_ahead()
         if not (waiting.by_key or waiting.freed or waiting.due):
             return  # as in nearly every turn: nobody waits
         if self._endings != self._table.endings and has_room():
@@ -350,14 +353,14 @@ class Leasing:
     def _judge(self, lease: Lease, now: int) -> None:
         """A wanted lease may be over: who waits first gets it, or it is looked at again."""
         wanted: Wanted | None = lease.wanted
-        if wanted is None or wanted.is_over(self._awake_ms):
+        if wanted is None or wanted.is_over(self.living.awake.ms):
             lease.wanted = None
             return
         wait = self.waiting.first(lease)
         if wait is None:
             self.waiting.due.set(lease, wanted.left_ms + limits.REPLY_GRACE_MS)
             return
-        if self._over_ms(lease) <= self._awake_ms:
+        if self._over_ms(lease) <= self.living.awake.ms:
             self._try(wait, now)
         if lease.wanted is wanted:
             self.waiting.due.set(lease, self._over_ms(lease))
@@ -365,7 +368,7 @@ class Leasing:
     def drain(self, refuse: Callable[[Arrived], None]) -> None:
         """Ends all waits: the process stops."""
         for wait in list(self.waiting.by_key.values()):
-            self.waiting.leave(wait, self._awake_ms)
+            self.waiting.leave(wait, self.living.awake.ms)
             refuse(wait.event)
 
     # --- release and renew --------------------------------------------------------------------
@@ -374,7 +377,6 @@ class Leasing:
         """Ends leases with their last progress; who waits is granted in the same turn."""
         request = event.request
         assert type(request) is ops.Release
-        self.alive(request.session, now)
         group = self._groups.by_name.get(request.group)
         rows = [
             ops.Released(error=self._release(group, request.session, entry, now))
@@ -389,6 +391,7 @@ class Leasing:
             queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
             lease = self._table.get(group.number, queue.id) if group is not None else None
             if lease is not None and entry.token and entry.token == lease.ended:
+                self._check_repeat(lease, entry)
                 return None
             if not entry.token:
                 raise errors.InvalidArgument("release: the token of the lease is missing")
@@ -398,6 +401,18 @@ class Leasing:
         except ZBrokerError as error:
             return codec.error_fields(error)
         return None
+
+    def _check_repeat(self, lease: Lease, entry: ops.ReleaseEntry) -> None:
+        """The last ended token is answered again; what is new goes to nobody's progress any more.
+
+        Others may have gone on, and a reset may have come in between.
+        """
+        known = self._held.progress_of(lease.group, lease.queue_id) or NOTHING
+        if known.join(entry.next, entry.ranges).row() != known.row():
+            raise errors.Fenced(
+                f"{entry.topic}/{entry.queue}: {entry.token} was released with less progress; "
+                "what was done since comes again"
+            )
 
     def _end(
         self, lease: Lease, queue: QueueState, entry: ops.ReleaseEntry, now: int
@@ -418,7 +433,6 @@ class Leasing:
         """A sign of life; says of each lease whether it is still held, and wanted by others."""
         request = event.request
         assert type(request) is ops.Renew
-        self.alive(request.session, now)
         group = self._groups.by_name.get(request.group)
         rows = []
         for entry in request.queues:

@@ -1,7 +1,8 @@
 """Telling people of groups: `groups`, on every shard.
 
 Shard 0 knows the groups that ever had members, and who they are; every shard also lists those of
-which it has nothing but progress.
+which it has nothing but progress, and tells the subscription of one that is asked for by its name:
+so much is known of a group while the directory is down.
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ class Listing:
 
     def _one(self, name: str, after: str) -> ops.GroupsResult:
         one = self._row(name)
+        local = self._groups.by_name.get(name)
+        if one.route is None and local is not None and local.id:
+            one.route = ops.GroupRoute(
+                name, local.id, local.version, subscription=local.subscription
+            )
         clients = self._table.clients.get(one.route.group_id, {}) if one.route else {}
         left = sorted(client_id for client_id in clients if client_id > after)
         size = len(_encode(one))

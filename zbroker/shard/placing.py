@@ -41,6 +41,7 @@ class Placing:
         new_id: gives a random topic id as hex.
         is_owned: whether a group that exists owns the topic of that name.
         on_change: called after each record, so that shard 0 follows itself at once.
+        check_births: raises if queues of a topic are too many more for the groups that read it.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class Placing:
         new_id: Callable[[], str],
         is_owned: Callable[[str], bool],
         on_change: Callable[[ops.TopicRoute, bool, int], None],
+        check_births: Callable[[str, int], None],
     ) -> None:
         self._journal, self._table, self._answers = journal, table, answers
         self._broker, self._shards, self._queues = broker, shards, queues_default
         self._auto_create, self._new_id, self._on_change = auto_create, new_id, on_change
-        self._is_owned = is_owned
+        self._is_owned, self._check_births = is_owned, check_births
         self._waiting: list[Waiting] = []
 
     # --- create, update, delete -----------------------------------------------------------------
@@ -122,6 +124,7 @@ class Placing:
     def create(self, name: str, queues: int, now: int) -> TopicRow:
         """Writes the TOPIC record of a new topic."""
         self._check_room(1, queues)
+        self._check_births(name, queues)
         topic_id = self._new_id()
         start = int(topic_id, 16)
         placed = [(start + number) % self._shards for number in range(queues)]
@@ -175,6 +178,7 @@ class Placing:
                 f"{request.queues}"
             )
         self._check_room(0, max(0, request.queues - have))
+        self._check_births(row.name, max(0, request.queues - have))
         placed = list(row.placed)
         while len(placed) < request.queues:
             placed.append((placed[-1] + 1) % self._shards)

@@ -17,6 +17,7 @@ import msgspec
 
 from zbroker import errors, limits
 from zbroker.errors import Malformed, TooLarge, ZBrokerError
+from zbroker.names import BROKER_MARK
 from zbroker.shard.answers import Answers
 from zbroker.shard.journal import Journal
 from zbroker.shard.topics import LocalTopics, QueueState
@@ -141,6 +142,8 @@ class Publishing:
             data = frame if single else frame[at : at + entry.size]
             at += entry.size
             try:
+                if entry.topic[0] == BROKER_MARK:
+                    raise _denied(entry.topic)
                 queue = find(entry.topic, entry.queue, entry.topic_id)
                 if self.unpacked > limits.TURN_RAW_BYTES_MAX:
                     raise errors.make("BUSY", "too much came packed at once; send it again")
@@ -205,6 +208,8 @@ class Publishing:
             raise Malformed("produce in plain form: topic and one payload frame a body")
         if request.messages and len(request.messages) != len(payload):
             raise Malformed(f"produce: {len(request.messages)} messages, {len(payload)} bodies")
+        if request.topic[0] == BROKER_MARK:
+            raise _denied(request.topic)
         topic = self._topics.topic(request.topic, request.shard)
         numbers = sorted(topic.queues)
         self._plain_turn += 1
@@ -220,6 +225,10 @@ class Publishing:
             ops.Produced(queue=number, offset=first + place, stored_ms=done.stored_ms)
             for place in range(len(payload))
         ], topic.id
+
+
+def _denied(topic: str) -> ZBrokerError:
+    return errors.make("DENIED", f"only the broker places messages in {topic}; choose a topic")
 
 
 def _plain_batch(

@@ -58,15 +58,15 @@ class Resetting:
             try:
                 queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
                 after = self._target(queue, entry, request)
+                mark = self._held.place_of(number, queue)
             except ZBrokerError as error:
                 rows.append(ops.ResetRow(error=codec.error_fields(error)))
                 continue
             targets[queue.id] = queue, after
-            mark, lease = self._held.progress_of(number, queue.id), self._lease(number, queue)
             rows.append(ops.ResetRow(
                 before=mark.next if mark else -1,
                 after=after,
-                holder=lease.client_id if lease else "",
+                holder=self._leasing.holder_of(number, queue),
             ))
         if targets and not request.dry_run:
             self._set(number, list(targets.values()), now)

@@ -2,9 +2,11 @@
 
 To acknowledge it where it stands and to place its copy is one atomic group in the shard of its
 queue, because retries and dead letters have a queue in every shard (COUNTEREXAMPLES 1.13, 4.4). So
-a nack that is sent again finds the message acknowledged, and nothing is placed twice. The copy
-keeps the producer's batch and with it the id of the message; no producer is counted for it. What
-else a consumer must know of its way stands in the facts of its record.
+a nack that is sent again finds the message acknowledged, and nothing is placed twice. Progress says
+nothing of what retention has dropped while a handler had it: that is placed as well, and only the
+memory of this process knows a repeat. The copy keeps the producer's batch and with it the id of the
+message; no producer is counted for it. What else a consumer must know of its way stands in the
+facts of its record.
 
     retry   a timer for `%RETRY%group`, due by the ladder; beyond `max_retries` it is dead
     dead    at once into `%DLQ%group`
@@ -81,6 +83,7 @@ class Retrying:
         self._journal, self._topics, self._groups = journal, topics, groups
         self._held, self._leasing, self._timing = held, leasing, timing
         self._answers = answers
+        self._placed: dict[tuple[int, int, int], None] = {}
         self.unpacked = 0
         self.atomic = True
 
@@ -88,8 +91,6 @@ class Retrying:
         """Moves the messages of a request; answers when that is on disk."""
         request = event.request
         assert type(request) is ops.Nack
-        if request.session:
-            self._leasing.alive(request.session, now)
         try:
             parts = _parts(request, event.payload)
         except ZBrokerError as error:
@@ -103,7 +104,7 @@ class Retrying:
 
     def _one(self, request: ops.Nack, entry: ops.NackEntry, data: bytes, now: int) -> ops.Nacked:
         try:
-            given = self._look(request, entry, data)
+            given = self._look(request, entry, data, now)
             if given is None:
                 return ops.Nacked(outcome="done")
             if entry.action == "again":
@@ -114,17 +115,29 @@ class Retrying:
         except ZBrokerError as error:
             return ops.Nacked(error=codec.error_fields(error))
 
-    def _look(self, request: ops.Nack, entry: ops.NackEntry, data: bytes) -> _Given | None:
+    def _look(
+        self, request: ops.Nack, entry: ops.NackEntry, data: bytes, now: int
+    ) -> _Given | None:
         """The message with all that is needed to move it; None: it is acknowledged already."""
         queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
         group = self._group(request.group)
-        self._leasing.check(group, queue, request.session, entry.token)
-        mark = self._held.progress_of(group.number, queue.id)
-        if mark is not None and mark.covers(entry.offset):
+        self._leasing.check_mover(group, queue, request.session, entry.token, now)
+        if self._is_done(group, queue, entry):
             return None
         done = self._held.join(group.number, queue, 0, [(entry.offset, entry.offset + 1)])
         data, head = self._admit(data)
         return _Given(group, queue, entry, done, data, head, _told(entry))
+
+    def _is_done(self, group: LocalGroup, queue: QueueState, entry: ops.NackEntry) -> bool:
+        """Whether a message is acknowledged, by anything but retention."""
+        mark = self._held.progress_of(group.number, queue.id)
+        if mark is None or not mark.covers(entry.offset):
+            return False
+        if entry.action == "again":  # whoever sends a dead letter again read it without a lease
+            return True
+        least = self._journal.log.index.min_offset(queue.id)
+        dropped = entry.offset < (queue.visible if least is None else least)
+        return not dropped or (group.number, queue.id, entry.offset) in self._placed
 
     def _group(self, name: str) -> LocalGroup:
         group = self._groups.by_name.get(name)
@@ -184,7 +197,11 @@ class Retrying:
         self._acknowledge(given, now)
 
     def _acknowledge(self, given: _Given, now: int) -> None:
-        self._held.write_one(given.group.number, given.queue.id, given.done, now)
+        group, queue_id = given.group.number, given.queue.id
+        self._held.write_one(group, queue_id, given.done, now)
+        self._placed[group, queue_id, given.entry.offset] = None
+        if len(self._placed) > limits.NACKS_REMEMBERED:
+            del self._placed[next(iter(self._placed))]
 
 
 def nack_bytes(event: Arrived) -> int:

@@ -6,17 +6,21 @@
     durable(turn), written(turn)   the hand has done it: answers leave, readers wake
     take_outgoing()        what is to be sent
 
+A turn of nothing but publishes changes no deadline of any part, so it asks none: only what stirs
+the shard otherwise, and the time, has the parts looked at again. Each second they are anyway.
+
 The store is given to it; the hand (worker, or the simulator in tests) writes and syncs its turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from zbroker import errors, limits
 from zbroker.errors import ZBrokerError
 from zbroker.shard import figures
-from zbroker.shard.answers import Answers
+from zbroker.shard.answers import Answers, too_many
 from zbroker.shard.births import Births
 from zbroker.shard.cold import ColdRead
 from zbroker.shard.consuming import Consuming
@@ -80,7 +84,9 @@ class Shard:
         self.retrying = Retrying(
             journal, topics, state.groups, consuming.held, self.leasing, self.timing, answers
         )
-        self.dead_letters = DeadLetters(journal, topics, state.groups, consuming.held)
+        self.dead_letters = DeadLetters(
+            journal, topics, state.groups, consuming.held, facts.retention_bytes
+        )
         self.retention.carriers += [self.timing, self.dead_letters]
         self.home: Home | None = None
         if facts.shard == 0:
@@ -96,6 +102,9 @@ class Shard:
         self._ended: list[QueueState] = []
         self._ending: list[tuple[int, list[QueueState]]] = []
         self._draining = False
+        self._stirred = True  # deadlines may have changed since they were looked at
+        self._deadline: int | None = None
+        self._look_ms = 0
         self._decide = self._table()
         if may_have_lost:
             topics.jump()
@@ -124,6 +133,7 @@ class Shard:
     def receive(self, event: Arrived | Answered, now: int) -> None:
         """Decides one request, or takes an answer of the directory."""
         if type(event) is Answered:
+            self._stirred = True
             if event.door == DOOR and self._room_for(self.following.bytes_wanted):
                 self.following.answered(event, now)
             elif event.door == DOOR:
@@ -134,7 +144,12 @@ class Shard:
         if self._draining:
             self.answers.refuse(event, errors.make("DRAINING", "this worker is stopping"))
             return
-        self._decide_or_defer(event, now)
+        if type(event.request) is ops.Produce:
+            self._produce(event, now)
+        else:
+            self._stirred = True
+            self.leasing.living.hear(event.request, now)
+            self._decide_or_defer(event, now)
 
     def _decide_or_defer(self, event: Arrived, now: int) -> None:
         request = event.request
@@ -142,6 +157,8 @@ class Shard:
         decide = self._decide.get(kind)
         if decide is None:
             self.answers.refuse(event, self._not_served(request))
+        elif self.answers.is_full and kind is not ops.Ping:
+            self.answers.refuse(event, too_many())
         elif (
             kind in _WRITING or (type(request) is ops.Fetch and request.acks)
         ) and not self._room_for_state():
@@ -155,11 +172,13 @@ class Shard:
         return errors.make("NOT_OWNER", f"{row.name} is served by {where}")
 
     def _produce(self, event: Arrived, now: int) -> None:
-        if not self.journal.spend(log_bytes(event)) and not self._admits(event):
+        size = log_bytes(event)
+        if not self.journal.spend(size) and not self._admits(event, size):
             return
         request = event.request
         assert type(request) is ops.Produce
         if request.form == "plain" and self._is_new(request.topic):
+            self._stirred = True
             try:
                 self.home.placing.create_on_send(request.topic, now)  # type: ignore[union-attr]
             except ZBrokerError as error:
@@ -167,9 +186,8 @@ class Shard:
                 return
         self.publishing.decide(event, now)
 
-    def _admits(self, event: Arrived) -> bool:
+    def _admits(self, event: Arrived, size: int) -> bool:
         """Looks at all bounds of publishing, each time that the journal's credit is spent."""
-        size = log_bytes(event)
         refusal = self._too_much(size) or self.publish_refusal
         if refusal is not None:
             self.answers.refuse(event, refusal)
@@ -181,6 +199,8 @@ class Shard:
 
     def _too_much(self, size: int) -> ZBrokerError | None:
         """Why `size` bytes more are refused, whatever room there is."""
+        if self.answers.is_full:
+            return too_many()
         unsynced = self.log.end + self.journal.size - self.log.mark + self._deferred_bytes
         if unsynced > limits.UNSYNCED_BYTES_MAX:
             return errors.make("BUSY", "the disk is slower than what comes")
@@ -217,7 +237,7 @@ class Shard:
 
     def rolled(self, refusal: ZBrokerError | None, now: int) -> None:
         """The hand has rolled the log (or could not: `refusal`): deferred requests are decided."""
-        self.wants_roll = False
+        self.wants_roll, self._stirred = False, True
         self._rests_until = 0 if refusal is None else now + limits.FREE_CHECK_EVERY_MS
         for at, event in enumerate(self._take_deferred()):
             if refusal is None and at:  # a segment has room for one; for all of them perhaps not
@@ -228,7 +248,9 @@ class Shard:
                 self._decide[type(event.request)](event, now)
             else:
                 self.answers.refuse(event, refusal)
-        if refusal is not None and not self._has_room(limits.PROGRESS_AROUND_BYTES):
+        if refusal is None:
+            self._look(now)  # what was decided here is in this turn too
+        elif not self._has_room(limits.PROGRESS_AROUND_BYTES):
             self.committing.refuse(refusal)
 
     def _take_deferred(self) -> list[Arrived]:
@@ -283,7 +305,16 @@ class Shard:
 
     def tick(self, now: int) -> None:
         """Does what is due."""
-        self.publishing.unpacked = self.retrying.unpacked = 0
+        self.publishing.unpacked = 0
+        if self._stirred or now >= self._look_ms:
+            self._stirred, self._look_ms = True, now + limits.LOOP_POLL_MAX_MS
+            self._look(now)
+        if self.log.snapshot_due():
+            self.journal.settle()  # the hand takes it now, and it is a copy of what the log holds
+
+    def _look(self, now: int) -> None:
+        """Has each part do what is due."""
+        self.retrying.unpacked = 0
         self.lagging.tick()
         self.fetching.tick(now)
         if self.home is not None:
@@ -297,13 +328,8 @@ class Shard:
                 self.wants_roll = True
         self.leasing.tick(now, self._room_for_state)
         self.timing.tick(now)
-        if self.retention.next_deadline() <= now:
-            if self.journal.has_room(self.retention.bytes_needed, False):
-                self.retention.tick(now)
-            else:
-                self.wants_roll = True
-        if self.log.snapshot_due():
-            self.journal.settle()  # the hand takes it now, and it is a copy of what the log holds
+        if not self.retention.tick(now):
+            self.wants_roll = True
 
     def _room_for_state(self) -> bool:
         return self._room_for(limits.STATE_REQUEST_BYTES)
@@ -316,12 +342,18 @@ class Shard:
         return False
 
     def _has_room(self, size: int, publishing: bool = False) -> bool:
-        """Room that leaves enough for retention, which makes room (COUNTEREXAMPLES 1.7)."""
-        held = self.committing.pending_bytes() + self.retention.bytes_needed
-        return self.journal.has_room(size + held, publishing)
+        """Room that leaves enough for the commits that are held."""
+        return self.journal.has_room(size + self.committing.pending_bytes(), publishing)
 
     def next_deadline(self) -> int | None:
         """When `tick` is wanted next."""
+        if self._stirred:
+            self._stirred, self._deadline = False, self._first_deadline()
+            if self._deadline is not None:
+                self._look_ms = min(self._look_ms, self._deadline)
+        return self._deadline
+
+    def _first_deadline(self) -> int | None:
         directory = self.home or self.following
         times = [
             self.fetching.next_deadline(),
@@ -376,12 +408,15 @@ class Shard:
             grown += ended
         if grown:
             self.fetching.wake(grown, now)
+        if grown or self.state.timers.pending:  # one that was just written may be due
+            self._stirred = True
         self._confirm_what_is_durable(now)
-        self.retention.durable(mark)
+        self._stirred |= self.retention.durable(mark)
 
     def _confirm_what_is_durable(self, now: int) -> None:
         if self.home is None:
             self.following.durable(self.log.mark, now)
+            self._stirred |= self.following.next_deadline() <= now
 
     def take_outgoing(self) -> list[Send]:
         """What is to be sent now."""
@@ -389,7 +424,12 @@ class Shard:
 
     def take_cold(self) -> list[ColdRead]:
         """Reads that the helper must do ahead."""
-        return self.fetching.take_cold() + self.timing.take_cold() + self.dead_letters.take_cold()
+        reads = self.fetching.take_cold() + self.timing.take_cold() + self.dead_letters.take_cold()
+        return [ColdRead(read.spans, partial(self._warmed, read)) for read in reads]
+
+    def _warmed(self, read: ColdRead, now: int) -> None:
+        self._stirred = True
+        read.warmed(now)
 
     def drain(self) -> None:
         """The process stops: all that waits is answered, new requests are refused."""

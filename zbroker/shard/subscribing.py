@@ -74,6 +74,7 @@ class Subscribing:
         shards: how many there are.
         new_id: gives a random group id as hex.
         on_change: called after each record of a row, and of an end (None), for shard 0 itself.
+        check_births: raises if a shard has no place for so many queues more of a group.
     """
 
     def __init__(
@@ -87,11 +88,12 @@ class Subscribing:
         shards: int,
         new_id: Callable[[], str],
         on_change: Callable[[str, str, ops.GroupRoute | None, int], None],
+        check_births: Callable[[int], None],
     ) -> None:
         self._journal, self._table, self._topics = journal, table, topics
         self._placing, self._answers = placing, answers
         self._shards = frozenset(range(shards))
-        self._new_id, self._on_change = new_id, on_change
+        self._new_id, self._on_change, self._check_births = new_id, on_change, check_births
         self._confirmed: dict[str, Confirmed] = {}
         self._waiting: list[Waiting] = []
         self._waiting_bytes = 0
@@ -139,7 +141,15 @@ class Subscribing:
                 raise _mismatch(row, request, different)
         made = self._made(row, request, subscription, now)
         self._check_size(made)
+        self._check_births(-(-self._born(row, made) // len(self._shards)))
         return made
+
+    def _born(self, row: GroupRow | None, made: GroupRow) -> int:
+        """How many queues the group has not read before, on all shards."""
+        before = row.births if row is not None else {}
+        found = (self._topics.by_name.get(topic) for topic in made.births.keys() - before.keys())
+        queues = sum(len(topic.placed) for topic in found if topic is not None)
+        return queues if row is not None else queues + len(_owned(made.name)) * len(self._shards)
 
     def _made(
         self, row: GroupRow | None, request: ops.Join, subscription: dict[str, list[str]], now: int
@@ -251,7 +261,7 @@ class Subscribing:
                 f"group {name} still has members ({members}): stop them first",
                 members=members,
             )
-        if len(self._table.ended) >= limits.GROUPS_MAX:
+        if len(self._table.ended) >= limits.ENDED_GROUPS_TOLD_MAX:
             raise errors.make("BUSY", "too many groups were deleted lately; try again later")
         group_id = row.id if row is not None else self._new_id()
         return EndedGroup(name, group_id, self._journal.begin(now))
@@ -294,6 +304,11 @@ class Subscribing:
         for _, group_id in ended:
             if group_id in self._table.ended:
                 self._of(group_id).shards.add(shard)
+
+    def age_of(self, route: ops.GroupRoute, now: int) -> int:
+        """How long ago the newest birth of a group was, in milliseconds."""
+        born_ms = max(birth.born_ms for birth in route.births.values())
+        return self._journal.begin(now) - born_ms
 
     def topics_of(self, name: str) -> list[str]:
         """Ids of the topics that belong to a group."""

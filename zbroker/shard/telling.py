@@ -7,7 +7,7 @@ too large; it holds one row at least.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any
 
 import msgspec
@@ -27,6 +27,7 @@ class Telling:
 
     Args:
         broker: name of the broker group.
+        age_of: how old the newest birth of a group is, in milliseconds.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Telling:
         groups: GroupTable,
         answers: Answers,
         broker: str,
+        age_of: Callable[[ops.GroupRoute, int], int],
     ) -> None:
         self._changes, self._topics, self._groups = changes, topics, groups
-        self._answers, self._broker = answers, broker
+        self._answers, self._broker, self._age_of = answers, broker, age_of
         self._polls: list[tuple[Arrived, int]] = []
         self._polls_due = limits.INTEGER_MAX  # when the first of them has waited long enough
         self._polls_version = 0  # up to which they were looked through
@@ -49,7 +51,7 @@ class Telling:
         assert type(request) is ops.Follow
         news = request.boot != self._answers.boot or request.version != self._changes.version
         if news or not request.wait_ms or len(self._polls) >= limits.PARKED_POLLS_MAX:
-            self._tell(event)
+            self._tell(event, now)
         else:
             event.header, event.payload = b"", []
             self._park(event, now + request.wait_ms)
@@ -58,11 +60,14 @@ class Telling:
         self._polls.append((event, until_ms))
         self._polls_due = min(until_ms, self._polls_due)
 
-    def _tell(self, event: Arrived) -> None:
+    def _tell(self, event: Arrived, now: int) -> None:
         request: Any = event.request
         boot = self._answers.boot
         full = request.boot != boot
-        self._answers.at_mark(event, self._page(0 if full else request.version, full))
+        told = self._page(0 if full else request.version, full)
+        for route in told.groups:
+            route.age_ms = self._age_of(route, now)
+        self._answers.at_mark(event, told)
 
     def _page(self, version: int, full: bool) -> ops.FollowResult:
         page = Page(self._topics, self._groups, self._broker)
@@ -88,8 +93,11 @@ class Telling:
         polls, self._polls, self._polls_due = self._polls, [], limits.INTEGER_MAX
         for event, until_ms in polls:
             request: Any = event.request
-            if everyone or until_ms <= now or request.version != version:
-                self._tell(event)
+            if self._answers.is_full and not everyone:
+                self._polls_version = -1  # the others are looked at in the next turn
+                self._park(event, until_ms)
+            elif everyone or until_ms <= now or request.version != version:
+                self._tell(event, now)
             else:
                 self._park(event, until_ms)
 

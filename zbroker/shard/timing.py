@@ -113,7 +113,6 @@ class Timing:
         self._firing, self._carrying = _Reader(journal.log), _Reader(journal.log)
         self._carry_begin = 0
         self._carry_from: timers.Key | None = None
-        self._step_bytes = limits.CARRY_STEP_BYTES
         self.lost = 0
 
     # --- adding and cancelling ----------------------------------------------------------------
@@ -205,7 +204,7 @@ class Timing:
         due = self._table.due(self._journal.begin(now), limits.TIMERS_A_TURN)
         due = list(takewhile(lambda timer: timer.place < mark, due))
         size = 0
-        for timer, record in self._readable(due, self._firing, now):
+        for timer, record in self._readable(due, self._firing):
             if not self._room(timer.length + _AROUND):
                 break
             self._fire(timer, record, now)
@@ -214,27 +213,31 @@ class Timing:
                 break
 
     def _readable(
-        self, rows: list[Timer], reader: _Reader, now: int
-    ) -> Iterator[tuple[Timer, Record]]:
+        self, rows: list[Timer], reader: _Reader
+    ) -> Iterator[tuple[Timer, Record | None]]:
         """These timers with their records, up to the first that the helper must read.
 
-        Those that cannot be read are ended instead.
+        None where the record cannot be read: such a timer ends.
         """
         for at, timer in enumerate(rows):
             try:
                 record = reader.read(timer)
             except ZBrokerError:
-                if not self._room(_AROUND):
-                    return
-                self.lost += 1
-                self._cancel(timer, now)
+                yield timer, None
                 continue
             if record is None:
                 reader.want(rows[at:])
                 return
             yield timer, record
 
-    def _fire(self, timer: Timer, record: Record, now: int) -> None:
+    def _lose(self, timer: Timer, now: int) -> None:
+        self.lost += 1
+        self._cancel(timer, now)
+
+    def _fire(self, timer: Timer, record: Record | None, now: int) -> None:
+        if record is None:
+            self._lose(timer, now)
+            return
         facts = facts_of.decode(bytes(timers.told(record.meta).facts))
         facts.timer, facts.due_ms = timer.id, timer.due_ms
         queue = self._queues[timer.queue_id]
@@ -249,34 +252,31 @@ class Timing:
 
     # --- carrying forward (retention.Carries) -----------------------------------------------------
 
-    @property
-    def carry_bytes(self) -> int:
-        """See `retention.Carries`."""
-        return self._step_bytes if self._table.pending else 0
-
-    def carry(self, begin: int, room_bytes: int, now: int) -> bool:
+    def carry(self, begin: int, room_bytes: int, now: int) -> int:
         """See `retention.Carries`: timers whose record stands below `begin` are appended again."""
         if begin != self._carry_begin:
             self._carry_begin, self._carry_from = begin, (0, 0)
         if self._carry_from is None:
-            return True
+            return 0
         if self._carrying.is_waiting():
-            return False
+            return 1
         rows, following = self._table.standing_below(begin, self._carry_from)
-        for timer, record in self._readable(
-            rows[:limits.TIMERS_A_TURN], self._carrying, now
-        ):
+        taken = 0
+        for timer, record in self._readable(rows[:limits.TIMERS_A_TURN], self._carrying):
             self._carry_from = timer.due_ms, timer.first
-            room_bytes -= timer.length + _AROUND
-            if room_bytes < 0:
-                self._step_bytes = max(limits.CARRY_STEP_BYTES, timer.length + _AROUND)
-                return False
+            size = timer.length + _AROUND
+            taken += size
+            if taken > room_bytes or (taken > limits.CARRY_STEP_BYTES and taken > size):
+                return size
             self._append_again(timer, record, now)
         if not rows:
-            self._carry_from, self._step_bytes = following, limits.CARRY_STEP_BYTES
-        return self._carry_from is None
+            self._carry_from = following
+        return self._carry_from is not None
 
-    def _append_again(self, timer: Timer, record: Record, now: int) -> None:
+    def _append_again(self, timer: Timer, record: Record | None, now: int) -> None:
+        if record is None:
+            self._lose(timer, now)
+            return
         self._journal.write(
             Kind.TIMER,
             now,

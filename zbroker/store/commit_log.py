@@ -2,9 +2,9 @@
 
 One thread owns it. Records of a turn collect in memory, one `Turn` writes and syncs them (also
 from a helper thread), and `durable` moves the mark. A segment ends with a ROLL record and the next
-begins with a checkpoint; both are on disk before anything else is appended. An `OSError` from a
-write or a sync means the process must end: what is on disk is then found out by `recovery`, never
-guessed.
+begins with a checkpoint: the first is on disk before the second is appended, and what stands behind
+the checkpoint is written with it or after it. An `OSError` from a write or a sync means the process
+must end: what is on disk is then found out by `recovery`, never guessed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ class Turn:
     """The bytes of one turn, to be written and synced once, from any thread.
 
     Attributes:
+        size: in bytes.
         end: position behind its last record.
     """
 
-    __slots__ = ("_buffers", "_file", "_offset", "end")
+    __slots__ = ("_buffers", "_file", "_offset", "end", "size")
 
     def __init__(self, file: File, offset: int, buffers: list[bytes], end: int) -> None:
         self._file = file
         self._offset = offset
         self._buffers = buffers
+        self.size = sum(map(len, buffers))
         self.end = end
 
     def write(self) -> None:
@@ -64,6 +66,9 @@ class CommitLog:
         index: where the messages are.
         clean: the last process closed the log and everything was on disk.
         last_time_ms: newest store time in the log.
+        reserve: what publishes leave to state records, in bytes: RESERVE_BYTES.
+        carry_room: bytes of the active segment for what is carried forward alone, while the next
+            one is not ready; who carries takes from it.
     """
 
     def __init__(
@@ -79,12 +84,12 @@ class CommitLog:
         clean: bool,
     ) -> None:
         self._disk = disk
-        self._sizes = sizes
+        self._sizes, self.reserve = sizes, sizes.reserve
         self._facts = facts
         self._files = files
         self._zeroed = ZeroedSegment(disk, sizes.zero_chunk)
         self._file: File | None = None
-        self._start = self._size = 0
+        self._start = self._size = self.carry_room = 0
         self._records_before = 0  # of `records`, those before the active segment
         self._pending: list[bytes] = []
         self._flags = 0  # of the last record
@@ -119,6 +124,11 @@ class CommitLog:
     def segments(self) -> int:
         """Segments on disk, the active one included."""
         return len(self._files.starts)
+
+    @property
+    def room(self) -> int:
+        """Bytes that are left for records in the active segment."""
+        return self._room_end - self.end
 
     @property
     def next_ready(self) -> bool:
@@ -179,16 +189,16 @@ class CommitLog:
             self._data_end = end
         return position
 
-    def has_room(self, size: int, reserve: bool) -> bool:
+    def has_room(self, size: int, reserve: int) -> bool:
         """Whether a record fits into what is allocated now; if not, `roll`.
 
         Args:
             size: of meta and body, in bytes.
-            reserve: True for publishes: RESERVE_BYTES must remain for state records, in this
-                segment or in the next one if that is ready.
+            reserve: bytes that must remain in this segment for what is more important, unless the
+                next one is ready.
         """
-        rest = self._room_end - self.end - padded(HEADER_BYTES + size)
-        return rest >= 0 and (not reserve or self._zeroed.ready or rest >= self._sizes.reserve)
+        rest = self.room - padded(HEADER_BYTES + size)
+        return rest >= (0 if self._zeroed.ready else reserve)
 
     def must_roll(self, size: int) -> bool:
         """Whether the next record of `size` bytes of meta and body begins a new segment."""
@@ -241,6 +251,7 @@ class CommitLog:
         self._start, self._size = start, size
         self._limit = start + size
         self._room_end = self._limit - self._sizes.epochs_room
+        self.carry_room = size * limits.CARRY_PERCENT // 100
         self._records_before = self.records - records_in_it
 
     def has_epoch_room(self, meta: bytes) -> bool:
@@ -254,9 +265,10 @@ class CommitLog:
         self._flush()
 
     def roll(self, state: State, time_ms: int) -> None:
-        """Ends the active segment and begins the next one with a checkpoint; all is on disk then.
+        """Ends the active segment and begins the next one with a checkpoint.
 
-        What is pending goes along. The new segment has room for a record of RECORD_BYTES_MAX.
+        What is pending goes along and is on disk then; the checkpoint is pending: it goes with the
+        next turn. The new segment has room for a record of RECORD_BYTES_MAX.
 
         Args:
             state: as of `end`.
@@ -276,6 +288,8 @@ class CommitLog:
     def begin_first(self, state: State, time_ms: int) -> None:
         """For recovery: begins a segment at `end`, where there is none or one without records.
 
+        Its checkpoint goes with the EPOCH record.
+
         Raises:
             DiskFull: no space for a segment.
         """
@@ -284,7 +298,7 @@ class CommitLog:
         self.begin_segment(chunks, time_ms)
 
     def begin_segment(self, chunks: list[bytes], time_ms: int) -> None:
-        """Names the allocated segment and writes its checkpoint. Everything is on disk then."""
+        """Names the allocated segment and appends its checkpoint."""
         self._zeroed.give(log_name(self.end))
         self._files.starts.append(self.end)
         self.open_segment(self.end, 0)
@@ -298,7 +312,6 @@ class CommitLog:
                 body=(chunk,),
                 flags=MORE if number < last else 0,
             )
-        self._flush()
         self._snapshot_taken()
 
     def seal(self, time_ms: int) -> None:
@@ -321,7 +334,9 @@ class CommitLog:
         counted = (self.records - self._records_before) / self._sizes.segment_records
         return self._zeroed.step(min(max(used, counted), 1.0))
 
-    def retire(self, now_ms: int, retention_ms: int, bytes_max: int) -> int | None:
+    def retire(
+        self, now_ms: int, retention_ms: int, bytes_max: int, one: bool = False
+    ) -> int | None:
         """Where the log may begin: only whole segments go, never the active one.
 
         The caller then appends LOG_START with `checkpoint.log_start_meta` and calls `drop` once
@@ -331,6 +346,7 @@ class CommitLog:
             now_ms: store time now.
             retention_ms: a segment may go when its newest record is older.
             bytes_max: and as long as the log is longer than this; 0 is no bound.
+            one: the oldest segment only.
 
         Returns:
             The first position to keep; None if nothing is to go.
@@ -342,6 +358,8 @@ class CommitLog:
             if not too_old and not 0 < bytes_max < self.end - start:
                 break
             position = facts.end
+            if one:
+                break
         return position if position > self._facts.min_position else None
 
     def drop(self, position: int) -> None:
@@ -357,9 +375,12 @@ class CommitLog:
     # --- snapshot ------------------------------------------------------------------------------
 
     def snapshot_due(self) -> bool:
-        """Whether a start from the last snapshot would replay too much."""
+        """Whether a start from the last snapshot would replay too much.
+
+        Never before the active segment has its checkpoint on disk: there is none without it.
+        """
         sizes = self._sizes
-        return (
+        return self.mark > self._start and (
             self.end - self._snapshot_end >= sizes.snapshot_bytes
             or self.records - self._snapshot_records >= sizes.snapshot_records
         )
@@ -409,26 +430,19 @@ class CommitLog:
             self.durable(turn)
 
     def _allocate_next(self, chunks: list[bytes]) -> None:
-        size = self._size_after(self._size, sum(map(len, chunks)))
-        try:
-            self._zeroed.finish(size)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            raise DiskFull(f"no space for a segment of {size} bytes") from error
+        """As large as it should be, or on a nearly full disk as small as it may be."""
+        checkpoint_bytes = sum(map(len, chunks))
+        least = self._sizes.least_after(self._size, checkpoint_bytes)
+        for size in (self._size_after(self._size, checkpoint_bytes), least):
+            try:
+                self._zeroed.finish(size)
+                return
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+        raise DiskFull(f"no space for a segment of {least} bytes")
 
     def _size_after(self, size: int, checkpoint_bytes: int) -> int:
-        """How large the segment behind one of `size` bytes is; 0: the first.
-
-        Twice as large, but not much larger than as many records as it may hold will need.
-        """
-        sizes = self._sizes
-        records_so_far = self.records - self._records_before
-        if records_so_far >= sizes.segment_records // 2:
-            mean = (self.end - self._start) // records_so_far + 1
-            size = min(size, mean * sizes.segment_records * 5 // 8)
-        least = 2 * checkpoint_bytes + sizes.reserve + sizes.epochs_room
-        if size:
-            least += sizes.record_max
-        wanted = min(max(2 * size, sizes.segment_min), sizes.segment_max)
-        return padded(max(wanted, least))
+        """See `Sizes.after`."""
+        count = self.records - self._records_before
+        return self._sizes.after(size, checkpoint_bytes, self.end - self._start, count)

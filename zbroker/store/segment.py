@@ -36,6 +36,28 @@ class Sizes(NamedTuple):
     snapshot_bytes: int = limits.SNAPSHOT_EVERY_BYTES
     snapshot_records: int = limits.SNAPSHOT_EVERY_RECORDS
 
+    def after(self, size: int, checkpoint_bytes: int, used: int, count: int) -> int:
+        """How large the segment behind one of `size` bytes is; 0: the first.
+
+        Twice as large, but not much larger than as many records as it may hold will need.
+
+        Args:
+            size: of the one before.
+            checkpoint_bytes: that it begins with.
+            used, count: bytes and records in the one before, so far.
+        """
+        if count >= self.segment_records // 2:
+            size = min(size, (used // count + 1) * self.segment_records * 5 // 8)
+        wanted = min(max(2 * size, self.segment_min), self.segment_max)
+        return max(records.padded(wanted), self.least_after(size, checkpoint_bytes))
+
+    def least_after(self, size: int, checkpoint_bytes: int) -> int:
+        """How small it may be: behind its largest record there is what must be left in it."""
+        least = 2 * checkpoint_bytes + self.reserve + self.epochs_room
+        if size:
+            least += self.record_max
+        return records.padded(least * 100 // (100 - limits.CARRY_PERCENT))
+
 
 def log_name(start: int) -> str:
     """The file of the segment that begins at position `start`."""

@@ -23,7 +23,8 @@ class Message(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
 
     Args:
         body: bytes; `str` and JSON-able values are encoded by the producer. At most 4 MiB.
-        tag: one word to filter by, at most 127 bytes of UTF-8; "" is none.
+        tag: one word to filter by, at most 127 bytes of UTF-8, not `*` and without `||`; "" is
+            none.
         keys: business keys to find the message by, at most 16 of 128 bytes.
         headers: text by name, at most 32 KiB in sum.
     """
@@ -72,6 +73,21 @@ _UNIFORM_FROM = 16  # messages; below that the decoder is as fast
 def encode_messages(messages: Sequence[Message | tuple[bytes]]) -> bytes:
     """Encodes messages, or bare bodies as 1-tuples, as the payload of a batch."""
     return _encoder.encode(messages)
+
+
+def encode_bare(bodies: Sequence[bytes]) -> bytes:
+    """Encodes bare bodies as the payload of a batch.
+
+    Where all are of one size, as in most batches, they all have the same head: joined by it they
+    are encoded in a third of the time, and without an object for each.
+    """
+    count, size = len(bodies), len(bodies[0])
+    if count < _UNIFORM_FROM or set(map(len, bodies)) != {size}:
+        return _encoder.encode(list(zip(bodies)))
+    one = _encoder.encode(((bodies[0],),))
+    head = one[1 : len(one) - size]
+    array = b"\xdc" + count.to_bytes(2) if count < 1 << 16 else b"\xdd" + count.to_bytes(4)
+    return b"".join((array, head, head.join(bodies)))
 
 
 def encode_sparse(deltas: Sequence[int], messages: Sequence[Stored]) -> bytes:
@@ -236,24 +252,24 @@ def key_queue(key: str, key_queues: Sequence[int]) -> int:
 def encode_text(text: str, what: str) -> bytes:
     """UTF-8 of a text; raises InvalidArgument for half a surrogate pair, naming `what`."""
     try:
-        return text.encode()
+        return str.encode(text)
     except UnicodeEncodeError as error:
         raise InvalidArgument(f"{what} is not text: {error}") from None
 
 
 def encode_body(value: Any) -> bytes:
-    """Bytes of a body: bytes as they are, `str` as UTF-8, JSON-able values as JSON.
+    """Plain bytes of a body: bytes as they are, `str` as UTF-8, JSON-able values as JSON.
 
     Raises:
         InvalidArgument: the value is none of these.
     """
-    if isinstance(value, bytes):
+    if type(value) is bytes:
         return value
-    if isinstance(value, (bytearray, memoryview)):
-        return bytes(value)
     if isinstance(value, str):
         return encode_text(value, "body")
     try:
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return bytes(memoryview(value))
         return msgspec.json.encode(value)
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise InvalidArgument(

@@ -135,11 +135,9 @@ class Birth(Value):
 
 
 class GroupRoute(Value):
-    """A group as the directory tells its followers.
+    """A group as the directory tells its followers; `version` grows with each change of the row.
 
-    Attributes:
-        version: grows with each change of the row.
-        births: topic -> since when, and where its queues begin.
+    `births`: topic -> since when, and where its queues begin; the newest is `age_ms` old.
     """
 
     group: str
@@ -150,6 +148,7 @@ class GroupRoute(Value):
     subscription: dict[str, list[str]] = {}
     births: dict[str, Birth] = {}
     strategy: str = "average"
+    age_ms: int = 0
 
 
 class MemberInfo(Value):

@@ -1,7 +1,8 @@
 """The disk hand: writes and syncs one turn at a time, inline while that is fast.
 
 A thread hand-off costs 0.1 ms, a slow disk in the loop makes every pull wait; so the hand does it
-inline while syncs are fast, and in one helper thread when they are not (hotpath 1). In the helper
+inline while syncs are fast, and in one helper thread when they are not (hotpath 1), or when a turn
+is large because it holds the checkpoint of a new segment. In the helper
 it gathers: after a sync the answers leave first, and the next one starts when as many requests wait
 as the last one held, or after 10 % of its time. A failed write or sync ends the process from here:
 what is on disk is then found out by recovery (never retried, never answered after).
@@ -107,7 +108,7 @@ class DiskHand:
             self._on_written(turn)
             self._written.append(turn)
             self._sync_written()
-        elif self.pace.inline:
+        elif self.pace.inline and turn.size <= limits.SYNC_INLINE_BYTES_MAX:
             self._syncing = [turn]
             self._work(turn)
             self._finished()
@@ -144,7 +145,8 @@ class DiskHand:
         self._spent_ms = (time.perf_counter() - begin) * 1000
 
     def _finished(self) -> None:
-        self.pace.took(self._spent_ms)
+        if self._syncing[-1].size <= limits.SYNC_INLINE_BYTES_MAX:  # else it says nothing
+            self.pace.took(self._spent_ms)
         gather_ms = min(limits.GATHER_MAX_MS, self._spent_ms * limits.GATHER_PERCENT / 100)
         self._gather_until = time.monotonic() + gather_ms / 1000
         done, self._syncing = self._syncing, []

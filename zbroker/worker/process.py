@@ -99,16 +99,16 @@ class Worker:
 
     def next_deadline(self) -> int | None:
         """When `tick` or `commit` is wanted next."""
-        times = [self._free_due_ms, self.shard.next_deadline() or self._free_due_ms]
+        due, deadline = self._free_due_ms, self.shard.next_deadline()
+        if deadline is not None and deadline < due:
+            due = deadline
         if not self._stamped:
-            times.append(self._idle_since + limits.MARK_IDLE_MS)
+            due = min(due, self._idle_since + limits.MARK_IDLE_MS)
         if TEST_CLOCK:
-            times.append(monotonic_ms() + limits.TEST_CLOCK_POLL_MS)
-        if not self.hand.busy:
-            gather_ms = self.hand.wait_ms(self.shard.requests - self._taken)
-            if gather_ms > 0:
-                times.append(monotonic_ms() + 1)
-        return min(times)
+            due = min(due, monotonic_ms() + limits.TEST_CLOCK_POLL_MS)
+        if not self.hand.busy and self.hand.wait_ms(self.shard.requests - self._taken) > 0:
+            due = min(due, monotonic_ms() + 1)
+        return due
 
     def take_outgoing(self) -> list[Send]:
         """What is to be sent now."""
@@ -205,9 +205,9 @@ class Worker:
             return
         if now < self._prepare_due_ms:
             return
+        self._prepare_due_ms = now + limits.SEGMENT_ZERO_PAUSE_MS
         job = shard.log.prepare_next()
         if job is not None:
-            self._prepare_due_ms = now + limits.SEGMENT_ZERO_PAUSE_MS
             self._submit(job, None)
 
     def _submit(
@@ -336,11 +336,6 @@ def open_shard(
     return shard
 
 
-def advertised(endpoint: str, host: str) -> str:
-    """The endpoint that clients are told: the bound port under the advertised host."""
-    return f"tcp://{host}:{ports.port_of(endpoint)}" if host else endpoint
-
-
 def main(argv: list[str]) -> int:
     """Runs a worker until it is told to stop; returns the exit code."""
     options = decode_options(WorkerOptions, argv)
@@ -372,7 +367,7 @@ def _serve(options: WorkerOptions, child: Child) -> int:
         disk = FaultyDisk(disk, faults)
     ctx = ports.context()
     outer = ports.bind(ctx, "outer", options.listen)
-    endpoint = advertised(outer.endpoint, options.advertise)
+    endpoint = ports.advertised(outer.endpoint, options.advertise)
     boot = secrets.token_hex(8)
     shard = open_shard(options, disk, endpoint, child, boot)
     if faults is not None:
