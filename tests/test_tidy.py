@@ -26,6 +26,7 @@ def tidy():
     return module
 
 
+@pytest.mark.slow  # `tools/test` runs the tool besides
 def test_tree_is_tidy() -> None:
     answer = subprocess.run([sys.executable, TOOL], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout

@@ -36,7 +36,7 @@ class Tasks:
         self.client: Any = zbroker.aio.Client(url)
 
     def run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(120)
 
     def consumer(self, group: str, **options: Any) -> Any:
         return _TasksConsumer(self, self.client.consumer(group, **options))

@@ -1,4 +1,7 @@
-"""A broker, and the push consumer of both faces: the same tests drive both."""
+"""A broker, and the push consumer of both faces: the same tests drive both.
+
+The broker is one for all of them; what a test needs for itself it names after itself.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from tests.client.both_faces import Tasks, Threads
 from tests.support.broker import Broker
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     with Broker(tmp_path_factory.mktemp("broker"), "--workers", "2") as made:
         yield made

@@ -123,7 +123,7 @@ class Bench:
         found = list(rows) or [ops.Nacked(entry.action) for entry in out.request.entries]
         result = error or ops.NackResult(found)
         for back, outcome in self.back.answered(out, result, int(self.now)):
-            self.mind.given_back(back, outcome)
+            self.mind.given_back(back, outcome, self.now)
 
     def answer_all(self) -> list[ops.NackEntry]:
         """The shard places everything that is given back; returns the entries."""

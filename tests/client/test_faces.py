@@ -51,7 +51,7 @@ def test_faces_have_the_same_names_and_parameters(one: type, other: type) -> Non
 def printed(code: str) -> str:
     """What a fresh interpreter prints."""
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     ).stdout.strip()
 
 
@@ -89,7 +89,7 @@ def test_nobody_there_is_unreachable_after_timeout() -> None:
             client.producer().send("t", b"x")
         with pytest.raises(errors.Unreachable):
             client.admin().topics()
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 15
 
 
 def test_nobody_there_is_unreachable_in_asyncio() -> None:
@@ -120,7 +120,8 @@ def test_constructors_do_not_connect() -> None:
 
 
 @pytest.fixture
-def client():
+def client(monkeypatch):
+    monkeypatch.setattr(limits, "CLOSE_FLUSH_S", 0.1)  # what was sent goes nowhere
     with zbroker.Client(NOBODY, timeout=60) as made:
         yield made
 
@@ -216,7 +217,7 @@ def test_after_fork_the_child_gets_a_clear_error() -> None:
         "os.waitpid(pid, 0); os._exit(0)\n"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert answer.stdout.count("made before a fork") == 2
 

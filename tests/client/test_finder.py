@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.shard_model import ClientSim
 from zbroker.client.places import TopicView
 from zbroker.errors import ZBrokerError, make
@@ -20,6 +22,7 @@ class Finding(ClientSim):
         self.asked: list[list[str]] = []
         self.refusal: ZBrokerError | None = None
         self.known_after = 0
+        self.brokerless = False
         self.found: list[Any] = []
 
     def answer(self, request: ops.AnyRequest, payload: list[bytes]) -> ops.Value:
@@ -29,6 +32,8 @@ class Finding(ClientSim):
                 self.young -= 1
                 raise make("NOT_READY")
             self.exists |= len(self.asked) == self.known_after
+            if self.brokerless:
+                return ops.RoutesResult(brokers=[], topics=[], not_found=self.asked[-1])
         if isinstance(request, ops.TopicCreate) and self.refusal is not None:
             raise self.refusal
         return super().answer(request, payload)
@@ -77,6 +82,34 @@ def test_missing_topic_is_not_found_unless_it_may_be_created() -> None:
     sim.want("t", create=True)
     sim.run(200)
     assert codes(sim.found)[1:] == ["found"] and sim.exists
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("deadline", [600, 8_000])
+def test_silence_of_the_directory_is_no_proof_that_a_topic_is_missing(
+    create: bool, deadline: int
+) -> None:
+    sim = Finding()
+    sim.exists, sim.silent = False, {"gw"}
+    sim.want("t", create=create, deadline=deadline)
+    sim.run(deadline + 100)
+    [error] = sim.found
+    assert isinstance(error, ZBrokerError)
+    assert (error.code, error.retryable) == ("TIMEOUT", True)
+    assert not error.maybe_stored or deadline > 600
+
+
+def test_nameserver_without_a_broker_cannot_say_that_a_topic_is_missing() -> None:
+    sim = Finding()
+    sim.brokerless = True
+    sim.want("t", deadline=600)
+    sim.run(700)
+    assert codes(sim.found) == ["UNAVAILABLE"]
+    sim.want("t", deadline=600)
+    sim.run(200)
+    sim.brokerless = False
+    sim.run(400)
+    assert codes(sim.found)[1:] == ["found"]
 
 
 def test_topic_that_the_nameserver_has_not_heard_of_is_found_at_the_gateway() -> None:

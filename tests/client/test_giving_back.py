@@ -175,15 +175,82 @@ def test_nack_after_the_lease_was_lost_is_forgotten() -> None:
     assert not bench.mind.errors and bench.back.next_deadline() is None
 
 
-def test_nack_that_can_never_be_taken_is_told_and_given_up() -> None:
-    bench, queue = Bench(t=lambda message: 1 / 0), held()
+def refuse_all(bench: Bench, code: str) -> None:
+    for out in bench.nacks():
+        row = ops.Nacked(error=codec.error_fields(make(code)))
+        bench.answer(out, *[row] * len(out.backs))
+
+
+def test_nack_that_can_never_be_taken_is_told_once_and_its_message_handled_here_again() -> None:
+    calls: list[int] = []
+
+    def handle(message) -> None:
+        calls.append(message.offset)
+        if len(calls) < 5:
+            raise ValueError("x")
+
+    bench, queue = Bench(t=handle), held()
+    bench.make_quick()
+    bench.feed_dense(queue, 0, 2)
+    bench.run_all()
+    refuse_all(bench, "GROUP_NOT_FOUND")
+    [error] = bench.mind.errors
+    assert "offset 0 could not be given back, and is tried here again" in str(error)
+    assert (queue.running, queue.messages) == (0, 2), "a hand-over does not wait, it is not done"
+    bench.look(0)
+    assert bench.take() is None and bench.mind.next_look() == bench.now + 10_000
+    bench.look(9_999)
+    assert bench.take() is None
+    bench.look(1)
+    assert bench.mind.shared
+    assert [each.offset for each in bench.run_all()] == [0, 1]
+    refuse_all(bench, "GROUP_NOT_FOUND")
+    assert len(bench.mind.errors) == 1, "told once"
+    bench.look(10_000)
+    assert [each.offset for each in bench.run_all()] == [0, 1]
+    assert not bench.nacks() and (progress(queue), queue.messages) == ((2, []), 0)
+
+
+def test_what_is_kept_waits_as_long_as_its_handler_said_and_goes_with_its_queue() -> None:
+    def handle(message) -> None:
+        raise Retry(after=60)
+
+    bench, queue = Bench(t=handle), held()
     bench.feed_dense(queue, 0, 1)
     bench.run_all()
-    [out] = bench.nacks()
-    bench.answer(out, ops.Nacked(error={"code": "GROUP_NOT_FOUND", "message": "no such group"}))
-    [error] = bench.mind.errors
-    assert "offset 0 could not be given back" in str(error) and queue.running == 0
-    assert bench.back.next_deadline() is None
+    refuse_all(bench, "DENIED")
+    bench.look(0)
+    assert bench.mind.next_look() == bench.now + 60_000
+    queue.revoked = True
+    bench.look(60_000)
+    assert bench.take() is None and not bench.nacks() and (queue.running, queue.messages) == (0, 0)
+
+
+def test_nack_refused_for_the_moment_for_too_long_is_kept_here_unless_it_may_be_placed() -> None:
+    for code, kept in (("NOT_YET", True), ("TIMEOUT", False)):
+        bench, queue = Bench(t=lambda message: 1 / 0), held()
+        bench.feed_dense(queue, 0, 1)
+        bench.run_all()
+        for _ in range(limits.NACK_TRIES_MAX):
+            assert not bench.mind.errors
+            refuse_all(bench, code)
+            bench.now += limits.RETRY_MAX_MS
+        assert bool(bench.mind.errors) is kept and bool(bench.nacks()) is not kept
+        bench.look(10_000)
+        assert bool(bench.take()) is kept
+
+
+def test_batch_that_cannot_be_decoded_and_is_refused_is_given_back_again() -> None:
+    bench, queue = Bench(), held()
+    bad = batch.encode(message.encode_messages(bodies(0, 2)), 3, born_ms=1)
+    bench.feed(queue, frame(0, bad), 0, 3)
+    bench.run_all()
+    refuse_all(bench, "TOO_LARGE")
+    assert queue.running == 0 and not bench.nacks()
+    bench.look(10_000)
+    assert queue.running == 1
+    [entry] = bench.answer_all()
+    assert (entry.offset, progress(queue)) == (0, (3, []))
 
 
 def test_nacks_of_one_request_are_bounded_in_number_and_bytes() -> None:

@@ -35,7 +35,7 @@ def test_a_group_its_members_and_how_far_it_is(cluster: Cluster, admin: zbroker.
     dead.produce(cluster, route, 0, b"a", b"b")
     dead.give_up(cluster, "shown", route, 1, b"c")
     info = admin.group("shown")
-    assert (info.name, info.mode, info.revision, info.members) == ("shown", "leased", 0, 1)
+    assert (info.name, info.mode, info.revision, info.members) == ("shown", "clustering", 0, 1)
     assert info.subscription == {"shown": (), "to-come": ()}
     assert (info.lag, info.dead_letters, len(info.id)) == (2, 1, 16)
     assert info in admin.groups()
@@ -55,10 +55,11 @@ def test_a_group_its_members_and_how_far_it_is(cluster: Cluster, admin: zbroker.
     assert first.oldest_at and first.oldest_at > datetime.now(UTC) - timedelta(minutes=1)
 
 
+@pytest.mark.slow
 def test_what_a_silent_shard_knows_is_unknown_and_never_0(
     cluster: Cluster, admin: zbroker.Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SHARD_WAIT_MS", 1_500)
+    monkeypatch.setattr(limits, "SHARD_WAIT_MS", 3_000)
     route = dead.create(cluster, "silent", 2)
     dead.join(cluster, "silent", "silent")
     for queue in range(2):
@@ -78,6 +79,47 @@ def test_what_a_silent_shard_knows_is_unknown_and_never_0(
         outcomes = admin.resend("silent")
         assert sorted(each.outcome for each in outcomes) == ["again", "failed"]
     assert [each.outcome for each in admin.resend("silent")] == ["again"]
+
+
+@pytest.mark.slow
+def test_lag_is_told_while_the_directory_is_silent(
+    cluster: Cluster, admin: zbroker.Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SHARD_WAIT_MS", 2_000)
+    route = dead.create(cluster, "headless", 2)
+    dead.join(cluster, "headless", "headless")
+    for queue in range(2):
+        dead.produce(cluster, route, queue, b"x", b"y")
+    admin.lag("headless")
+    there = route.queues.index(1)
+    with cluster.paused("worker-0"):
+        found = admin.lag("headless")
+        rows = {row.queue.queue: row for row in found.queues if row.queue.topic == "headless"}
+        assert found.total is None and (rows[there].lag, rows[1 - there].lag) == (2, None)
+        assert rows[1 - there].error is not None and rows[1 - there].next is None
+        for ask in (lambda: admin.members("headless"), lambda: admin.lag("nobody-knows-it")):
+            with pytest.raises(errors.ZBrokerError, match="directory of broker group main") as said:
+                ask()
+            assert said.value.retryable and "\n" not in str(said.value)
+    assert admin.lag("headless").total == 4
+
+
+def test_reset_of_a_topic_that_the_group_does_not_read_is_refused(
+    cluster: Cluster, admin: zbroker.Admin
+) -> None:
+    route = dead.create(cluster, "read", 2)
+    dead.produce(cluster, dead.create(cluster, "unread", 2), 0, b"a")
+    dead.join(cluster, "read", "read")
+    for dry_run in (True, False):
+        with pytest.raises(errors.InvalidArgument, match="group read does not read topic unread"):
+            admin.reset("read", "unread", "end", dry_run=dry_run)
+    assert admin._client.pull_consumer("read").committed(("unread", 0)) is None
+    admin.reset("read", "%RETRY%read", "end")
+    dead.give_up(cluster, "read", route, 0, b"x")
+    with zbroker.Client(cluster.url) as client:
+        client.pull_consumer("read").commit({("unread", 0): 0})
+    rows = admin.reset("read", "unread", "end")
+    assert [row.after for row in rows] == [1, 0], "progress is enough"
 
 
 def test_reset_sets_progress_also_backwards(cluster: Cluster, admin: zbroker.Admin) -> None:

@@ -6,7 +6,7 @@ import random
 from collections import deque
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.client.handout import Bench, batch_of, bodies, frame, held, nothing, progress
@@ -276,7 +276,6 @@ def test_frame_that_is_damaged_stops_its_queue_with_a_clear_error() -> None:
     assert "topic t queue 0" in str(error) and "not read any further" in str(error)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([0, 1, 3, 7]))
 def test_whatever_happens_every_message_is_done_once(seed: int, batch_of_calls: int) -> None:
     """Owners hang, go on, fail and are late in any order: nothing is lost or counted twice."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -56,6 +59,30 @@ class Polled:
 
     def poll(self, most: int = 100) -> list[int]:
         return [one.offset for one in self.polling.poll(most)]
+
+    def interrupted(self, after: int) -> bool:
+        """Polls, with Ctrl-C in the n-th call that it makes; says whether it made so many."""
+        sys.setprofile(_CtrlC(after).look)
+        try:
+            self.polling.poll(6)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.setprofile(None)
+        return False
+
+
+class _CtrlC:
+    """Raises KeyboardInterrupt in the n-th call, where the interpreter looks for signals."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def look(self, frame: FrameType, event: str, _: Any) -> None:
+        if event in ("call", "c_return") and "zbroker/client" in frame.f_code.co_filename:
+            self._left -= 1
+            if not self._left:
+                raise KeyboardInterrupt
 
 
 def messages(first: int, end: int) -> bytes:
@@ -146,3 +173,34 @@ def test_bytes_that_cannot_be_read_stop_the_queue_until_a_seek() -> None:
     assert polled.queue.position == 3 and polled.script.fetches(1_000) == []
     polled.script.mind.seek(Queue("t", 0), Start(offset=5))
     assert [entry.offset for out in polled.script.fetches(1_000) for entry in out.request.queues]
+
+
+def test_ctrl_c_anywhere_in_a_poll_loses_nothing_and_counts_nothing_as_returned() -> None:
+    for after in range(1, 1_000):
+        polled = Polled()
+        polled.fetch(messages(0, 4), 4)
+        assert polled.poll(2) == [0, 1]
+        polled.fetch(messages(4, 10), 10)
+        if not polled.interrupted(after):
+            break
+        polled.polling.mend()
+        assert (polled.queue.position, polled.queue.running) == (2, 1), f"torn at {after}"
+        if polled.queue.fetch_at == 2:  # else it was torn before anything was taken
+            assert polled.script.mind.buffered_bytes == 0
+            polled.fetch(messages(0, 10), 10)
+        assert polled.poll() == list(range(2, 10))
+    assert after > 30, "it was torn at many places"
+
+
+def test_first_poll_that_is_torn_leaves_nothing_running() -> None:
+    polled = Polled()
+    polled.fetch(messages(0, 4), 4)
+    after = 1
+    while polled.interrupted(after):
+        polled.polling.mend()
+        assert (polled.queue.position, polled.queue.running) == (0, 0)
+        assert not polled.queue.taken
+        polled = Polled()
+        polled.fetch(messages(0, 4), 4)
+        after += 1
+    assert after > 20

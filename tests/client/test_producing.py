@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.shard_model import SETTINGS, ClientSim
@@ -256,7 +256,6 @@ FAULTS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(FAULTS, st.integers(0, 400)), max_size=120), st.integers(0, 1000))
 def test_every_message_is_stored_once_and_in_order(
     plan: list[tuple[str, int]], seed: int

@@ -19,7 +19,7 @@ from zbroker.client import push_tasks
 from zbroker.client.chunks import Chunk, Handler
 
 NOBODY = "tcp://127.0.0.1:9"
-SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
 
 
 def test_what_is_sent_after_start_is_handled_and_filtered(face, producer, topic) -> None:
@@ -70,7 +70,7 @@ def test_exception_brings_the_message_back_with_its_identity(face, producer, top
         assert (each.topic, each.queue, each.offset) == (topic, sent.queue, sent.offset)
         assert (each.message_id, each.text(), each.tag) == (sent.message_id, "x", "t")
         assert (each.keys, each.headers) == (("k",), {"a": "b"})
-    assert abs(again.stored_at - one.stored_at) < SECOND
+    assert abs(again.stored_at - one.stored_at) < MINUTE
     assert one.fence != again.fence or one.queue == again.queue
     wait_for(lambda: consumer.stats().handled == 1, "the second is done")
     assert consumer.stats().retried == 1
@@ -133,7 +133,7 @@ def test_handler_that_hangs_stops_nobody_and_is_given_back(face, producer, topic
         return None
 
     handled = Handled(act)
-    consumer = face.consumer(topic, start="first", concurrency=1, consume_timeout=0.3)
+    consumer = face.consumer(topic, start="first", concurrency=1, consume_timeout=1)
     consumer.on(topic)(handled)
     consumer.start()
     producer.send_many(topic, ["hang", *map(str, range(50))], queue=0)
@@ -288,7 +288,7 @@ def test_nothing_is_lost_through_a_killed_worker(broker, producer, topic) -> Non
             old = broker.kill(name)
             broker.wait_restarted(name, old)
         producer.send_many(topic, map(str, range(1_000, 2_000)))
-        wait_for(lambda: len(seen) == 2_000, "all were handled", 40)
+        wait_for(lambda: len(seen) == 2_000, "all were handled")
         consumer.stop()
 
 

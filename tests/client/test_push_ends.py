@@ -19,6 +19,7 @@ import zbroker
 from tests.client.both_faces import Handled, Tasks, workers
 from tests.support.broker import Broker, environment, wait_for
 from zbroker import Received, limits
+from zbroker.client.pushing import Pushing
 
 
 def test_stop_lets_a_handler_end_and_keeps_what_it_did(face, producer, topic) -> None:
@@ -35,7 +36,7 @@ def test_stop_lets_a_handler_end_and_keeps_what_it_did(face, producer, topic) ->
     consumer.on(topic)(Handled(act))
     consumer.start()
     producer.send(topic, "x")
-    assert running.wait(10)
+    assert running.wait(60)
     threading.Timer(0.3, release.set).start()
     consumer.stop()
     assert consumer.stats().handled == 1
@@ -65,7 +66,7 @@ def test_drain_is_bounded_and_what_hangs_comes_again(face, producer, topic) -> N
     handled.wait(1)
     begun = time.monotonic()
     consumer.stop(drain=0.2)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
     release.set()
     again = Handled()
     consumer = face.consumer(topic, start="first")
@@ -223,7 +224,7 @@ def test_what_was_stale_goes_on_beside_a_handler_that_hangs(broker, producer, to
         consumer.on(topic)(handle)
         consumer.start()
         producer.send(topic, "hangs", queue=0)
-        assert running.wait(20)
+        assert running.wait(60)
         wait_for(
             lambda: {(topic, 0), (topic, 1)} <= {one[:2] for one in consumer.stats().queues},
             "both are held",
@@ -316,7 +317,7 @@ def test_first_signal_drains(broker, producer, topic, code: str, number: int) ->
     producer.send(topic, "0.5")
     process = running(broker, code, topic)
     os.kill(process.pid, number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (out, err, process.returncode) == ("ended\nclosed\n", "", 0)
 
 
@@ -325,12 +326,16 @@ def test_second_ctrl_c_ends_at_once(broker, producer, topic, code: str) -> None:
     producer.send(topic, "100")
     process = running(broker, code, topic)
     begun = time.monotonic()
-    os.kill(process.pid, signal.SIGINT)
-    threading.Event().wait(0.3)
-    os.kill(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+
+    def ended() -> bool:
+        process.send_signal(signal.SIGINT)  # two that meet before it looks are one to it
+        threading.Event().wait(0.3)
+        return process.poll() is not None
+
+    wait_for(ended, "the second one ends it")
+    assert time.monotonic() - begun < limits.DRAIN_S, "it does not wait for the handler"
+    out, _ = process.communicate()
     assert "ended" not in out and process.returncode != 0
-    assert time.monotonic() - begun < limits.CLOSE_FLUSH_S
 
 
 def test_no_thread_in_place_of_one_that_hangs_is_told_and_the_client_lives(
@@ -358,3 +363,64 @@ def test_no_thread_in_place_of_one_that_hangs_is_told_and_the_client_lives(
         producer.send(topic, "next", queue=0)
         wait_for(lambda: len(handled.messages) == 2, "the one that came back goes on")
         consumer.stop()
+
+
+def test_worker_that_dies_ends_its_consumer(face, producer, topic, monkeypatch) -> None:
+    consumer = face.consumer(topic, start="first", concurrency=2)
+    consumer.on(topic)(Handled())
+    take = Pushing.take
+
+    def broken(pushing: Pushing) -> Any:
+        raise AttributeError("a defect")
+
+    monkeypatch.setattr(Pushing, "take", broken)
+    consumer.start()
+    wait_for(lambda: workers(consumer) == 0, "they have ended")
+    assert "a defect" in str(consumer.stats().last_error)
+    monkeypatch.setattr(Pushing, "take", take)
+    handled = Handled()
+    consumer = face.consumer(topic, start="first")
+    consumer.on(topic)(handled)
+    consumer.start()
+    producer.send(topic, "x")
+    handled.wait(1)
+    consumer.stop()
+
+
+def test_run_raises_what_its_workers_died_of(broker, topic, monkeypatch) -> None:
+    def broken(pushing: Pushing) -> Any:
+        raise AttributeError("a defect")
+
+    monkeypatch.setattr(Pushing, "take", broken)
+    with zbroker.Client(broker.url) as client:
+        consumer = client.consumer(topic)
+        consumer.on(topic)(print)
+        with pytest.raises(zbroker.Internal, match="a defect"):
+            consumer.run()
+
+
+def test_handler_that_is_a_generator_is_refused() -> None:
+    def handle(message: Received) -> Any:
+        yield message
+
+    with zbroker.Client("tcp://127.0.0.1:9") as client:
+        consumer = client.consumer("g")
+        with pytest.raises(zbroker.InvalidArgument, match="yield"):
+            consumer.on("t")(handle)
+
+
+def test_error_that_cannot_be_printed_is_the_message_s_affair(face, producer, topic) -> None:
+    class Unprintable(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    def act(message: Received) -> None:
+        raise Unprintable
+
+    consumer = face.consumer(topic, start="first", concurrency=1)
+    consumer.on(topic)(Handled(act))
+    consumer.start()
+    producer.send(topic, "x")
+    wait_for(lambda: consumer.stats().retried, "it was given back")
+    assert workers(consumer) == 1
+    consumer.stop()

@@ -12,7 +12,7 @@ from zbroker.wire import batch as wire_batch
 
 def _is_packed(squeezing: Squeezing, topic: str, body: bytes) -> bool:
     batch = Batch(topic, None, 0, 0)
-    batch.messages, batch.count = [(body,)], 1
+    batch.messages, batch.count = [body], 1
     return bool(wire_batch.head(squeezing.encode(batch)).flags & wire_batch.LZ4)
 
 

@@ -35,6 +35,7 @@ class Options(msgspec.Struct, kw_only=True):
         hangs_at: bodies whose handler never returns.
         fails_at: bodies whose handler raises; "*": all.
         pause_s: that a handler takes.
+        drain_s: that it waits for handlers when it is closed.
     """
 
     url: str
@@ -49,6 +50,7 @@ class Options(msgspec.Struct, kw_only=True):
     hangs_at: list[str] = []
     fails_at: list[str] = []
     pause_s: float = 0.0
+    drain_s: float = 5.0
 
 
 class Event(NamedTuple):
@@ -215,7 +217,7 @@ def main(text: str) -> None:
         consumer.start()
         os.write(1, b"started\n")
         sys.stdin.buffer.read()
-        consumer.stop(drain=5)
+        consumer.stop(drain=options.drain_s)
 
 
 if __name__ == "__main__":

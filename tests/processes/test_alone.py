@@ -17,8 +17,8 @@ from tests.support.load import Load
 from zbroker.clock import monotonic_ms
 from zbroker.wire import ops
 
-SLOW_SYNC_MS = 20
-FETCHES = 200
+SLOW_SYNC_MS = 400
+FETCHES = 20
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_slow_syncs_do_not_make_readers_wait(cluster: Cluster) -> None:
         load.wait_all_write()
         took = fetch_times_ms(cluster, route)
         load.wait_all_write()
-    assert statistics.median(took) < SLOW_SYNC_MS / 4, f"{statistics.median(took)} ms"
+    assert statistics.median(took) < SLOW_SYNC_MS / 2, f"{statistics.median(took)} ms"
     cluster.judge(load.history, route)
 
 

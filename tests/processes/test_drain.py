@@ -51,7 +51,7 @@ def test_down_in_mid_traffic_loses_nothing_and_leaves_nothing(tmp_path: Path) ->
             assert not any(map(is_alive, pids))
             assert not (cluster.data / "endpoints.json").exists()
             for waiter in waiters:
-                waiter.join(5)
+                waiter.join(60)
                 assert waiter.outcome == "DRAINING", waiter.outcome
             cluster.start()
             load.wait_all_write()
@@ -71,7 +71,7 @@ def test_worker_that_is_asked_to_stop_drains(tmp_path: Path) -> None:
             pid = cluster.endpoints["pids"]["worker-1"]
             os.kill(pid, signal.SIGTERM)
             cluster.wait_restarted("worker-1", pid)
-            waiter.join(5)
+            waiter.join(60)
             assert waiter.outcome == "DRAINING", waiter.outcome
             load.wait_all_write()
         cluster.judge(load.history, route)

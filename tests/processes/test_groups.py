@@ -58,8 +58,8 @@ def test_exactly_the_message_that_hung_comes_again(server: Server, start: Start,
     client = server.client()
     client.admin().create_topic(topic, queues=1)
     client.producer().send_many(topic, [str(at) for at in range(HUNG + 100)])
-    one = start("m", topic, hangs_at=[str(HUNG)])
-    wait_for(lambda: all_but_one_are_done(server, topic), f"all but {HUNG} are committed", 30)
+    one = start("m", topic, hangs_at=[str(HUNG)], drain_s=0.5)
+    wait_for(lambda: all_but_one_are_done(server, topic), f"all but {HUNG} are committed", 60)
     if end == "closed":
         one.close()
         one.wait_ended()
@@ -106,7 +106,7 @@ def test_consumer_first_and_producer_second(server: Server, start: Start) -> Non
     """With `start="last"` and a topic that does not exist: the first message is seen."""
     member = start("m", "early", start="last").wait_started()
     receipt = server.client().producer().send("early", "first")
-    wait_handled([member], {(receipt.queue, receipt.offset)}, 20)
+    wait_handled([member], {(receipt.queue, receipt.offset)})
 
 
 def test_what_is_sent_after_start_has_returned_is_seen(server: Server, start: Start) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.shard.lone import Lone
+from zbroker import limits
 from zbroker.config import WorkerOptions
 from zbroker.store.commit_log import Turn
 from zbroker.worker import disk_hand
@@ -47,6 +48,21 @@ def test_a_turn_that_fails_in_the_helper_ends_the_process(died: threading.Event)
     hand.pace.inline = False
     hand.do(BrokenTurn(), 1)
     assert died.wait(WAIT_MS / 1000)
+
+
+def test_a_turn_with_a_checkpoint_is_the_helpers_and_says_nothing_of_the_pace() -> None:
+    lone, done = Lone(), list[Turn]()
+    hand = DiskHand(lambda turn: None, done.append, early=False)
+    file = lone.disk.open("large", create=True)
+    large = Turn(file, 0, [bytes(limits.SYNC_INLINE_BYTES_MAX + 1)], 0)
+    hand.do(large, 1)
+    assert hand.busy and not done, "the loop goes on"
+    assert select.select([hand.fd], [], [], WAIT_MS / 1000)[0]
+    hand.woken()
+    assert done == [large] and hand.pace.average_ms == 0
+    small = Turn(file, 0, [bytes(limits.SYNC_INLINE_BYTES_MAX)], 0)
+    hand.do(small, 1)
+    assert done == [large, small] and hand.pace.average_ms > 0
 
 
 def test_a_chore_that_fails_unexpectedly_is_met_by_the_loop() -> None:

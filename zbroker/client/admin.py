@@ -84,9 +84,13 @@ class Admin:
         return self._run(group_flows.members(name))  # type: ignore[no-any-return]
 
     def lag(self, name: str) -> GroupLag:
-        """How far a group is behind, in all and by queue; raises NotFound.
+        """How far a group is behind, in all and by queue.
 
         What a shard that does not answer would know is None, never 0.
+
+        Raises:
+            NotFound: no such group.
+            Unavailable, Unreachable, Timeout: nobody answers who knows what it reads.
         """
         return self._run(group_flows.lag(name))  # type: ignore[no-any-return]
 
@@ -114,7 +118,8 @@ class Admin:
 
         Raises:
             NotFound: no such group, topic or queue.
-            InvalidArgument: `to` is none of these.
+            InvalidArgument: `to` is none of these, or the group neither subscribes to the topic nor
+                has progress on it.
         """
         flow = reset_flows.reset(group, topic, to, dry_run, queues)
         return self._run(flow)  # type: ignore[no-any-return]

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from zbroker import limits, names
+from zbroker.client.exact import integer
 from zbroker.client.flow import Ask, Find, Flow, Learn
 from zbroker.client.places import ENTRY, Place, Places, QueuePlace, TopicView
-from zbroker.errors import Internal, InvalidArgument, ZBrokerError, make
+from zbroker.errors import Internal, ZBrokerError, make
 from zbroker.names import Queue
 from zbroker.wire import codec, ops
 
@@ -47,8 +48,7 @@ class BrokerInfo(msgspec.Struct, frozen=True):
 
 def create_topic(name: str, queues: int) -> Flow:
     """Creates a topic at every broker group; returns its TopicInfo."""
-    names.check_topic(name)
-    _check_queues(queues)
+    name, queues = names.check_topic(name), _check_queues(queues)
     places = yield from places_of_brokers()
     asks = [
         Ask(Place(broker, -1), ops.TopicCreate(id=0, topic=name, queues=queues))
@@ -59,7 +59,7 @@ def create_topic(name: str, queues: int) -> Flow:
 
 def update_topic(name: str, queues: int) -> Flow:
     """Changes a topic wherever it is; returns its TopicInfo."""
-    _check_queues(queues)
+    name, queues = names.check_any_topic(name), _check_queues(queues)
     view: TopicView = yield Find(name)
     asks = [
         Ask(Place(broker, -1), ops.TopicUpdate(id=0, topic=name, topic_id=each, queues=queues))
@@ -70,6 +70,7 @@ def update_topic(name: str, queues: int) -> Flow:
 
 def delete_topic(name: str) -> Flow:
     """Deletes a topic wherever it is."""
+    name = names.check_any_topic(name)
     view: TopicView = yield Find(name)
     yield [
         Ask(Place(broker, -1), ops.TopicDelete(id=0, topic=name, topic_id=each))
@@ -96,7 +97,7 @@ def topics() -> Flow:
 
 def topic(name: str) -> Flow:
     """A topic with the offsets of its queues."""
-    view: TopicView = yield Find(name)
+    view: TopicView = yield Find(names.check_any_topic(name))
     return (yield from _info(view))
 
 
@@ -123,6 +124,7 @@ def offsets(name: str, time_ms: int) -> Flow:
 
 def whole(name: str) -> Flow:
     """A topic; queues that are just being made are waited for a moment. Raises NotFound."""
+    name = names.check_any_topic(name)
     view: TopicView = yield Find(name)
     return view if view.whole else (yield Find(name, limits.SHARD_WAIT_MS))
 
@@ -162,9 +164,8 @@ def by_worker(queues: list[QueuePlace]) -> list[tuple[Place, list[QueuePlace]]]:
     ]
 
 
-def _check_queues(queues: int) -> None:
-    if not 1 <= queues <= limits.QUEUES_A_TOPIC_MAX:
-        raise InvalidArgument(f"queues {queues}: 1 to {limits.QUEUES_A_TOPIC_MAX}")
+def _check_queues(queues: int) -> int:
+    return integer(queues, "queues", 1, limits.QUEUES_A_TOPIC_MAX)
 
 
 def places_of_brokers() -> Flow:

@@ -41,7 +41,11 @@ def ask(
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = 0
         socket.set(zmq.MAXMSGSIZE, limits.FRAME_BYTES_MAX)
-        socket.connect(endpoint)
+        socket.set(zmq.IPV6, int("[" in endpoint))
+        try:
+            socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise Unreachable(f"{endpoint} is no address: {error}") from None
         socket.send_multipart([b"", codec.encode_request(request), *payload])
         if not socket.poll(int(timeout_s * 1000)):
             raise Unreachable(f"{endpoint} does not answer within {timeout_s:g} s")

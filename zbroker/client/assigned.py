@@ -56,6 +56,12 @@ class Fetch(msgspec.Struct, gc=False):
     messages: int = -1
 
 
+class Asking(msgspec.Struct, gc=False, kw_only=True):
+    """What queues are asked by; `left` is how many of them it is of no use to any more."""
+
+    left: int = 0
+
+
 class Keeper:
     """What keeps the leases of one worker alive.
 
@@ -85,7 +91,8 @@ class Assigned:
         position: the next offset for the caller; -1 until it is known.
         max: the queue's next offset to be given, as last seen.
         buffer: fetched, not yet taken.
-        out: the fetch it is in, or a look-up is under way.
+        out: the fetch or the look-up that it is in.
+        asked_at: when it was last in a fetch, monotonic ms.
         hot: the last fetch brought something.
         paused_until: after an error, monotonic ms.
         stopped: an error that a seek must end.
@@ -105,10 +112,10 @@ class Assigned:
     """
 
     __slots__ = (
-        "_fetched", "_span", "buffer", "bytes", "confirmed", "drain_until", "fetch_at", "hot",
-        "keeper", "life", "max", "messages", "out", "paused", "paused_until", "place", "position",
-        "queue", "refusals", "releasing", "revoked", "running", "sent", "skips", "start", "stopped",
-        "tags", "taken", "token", "tracker",
+        "_fetched", "_span", "asked_at", "buffer", "bytes", "confirmed", "drain_until", "fetch_at",
+        "hot", "keeper", "life", "max", "messages", "out", "paused", "paused_until", "place",
+        "position", "queue", "refusals", "releasing", "revoked", "running", "sent", "skips",
+        "start", "stopped", "tags", "taken", "token", "tracker",
     )
 
     def __init__(self, queue: Queue, tags: tuple[str, ...], start: Start) -> None:
@@ -116,9 +123,9 @@ class Assigned:
         self.place: QueuePlace | None = None
         self.fetch_at = self.position = self.max = -1
         self.buffer: deque[Fetch] = deque()
-        self.out: object | None = None
+        self.out: Asking | None = None
         self.hot = self.stopped = self.taken = self.paused = False
-        self.life = self.paused_until = self.refusals = 0
+        self.life = self.paused_until = self.refusals = self.asked_at = 0
         self.messages = self.bytes = self.running = self.drain_until = 0
         self.token = ""
         self.tracker: Tracker | None = None
@@ -151,14 +158,16 @@ class Assigned:
         self.paused_until = 0
         return dropped
 
-    def rewind(self) -> int:
-        """What was fetched and not handed out is fetched again; returns the bytes dropped."""
-        dropped = self.drop()
-        self.fetch_at = self.position
-        return dropped
-
     def drop(self) -> int:
-        """Forgets what was fetched and not handed out; returns its bytes."""
+        """Forgets what was fetched and not handed out, to fetch it again; returns its bytes.
+
+        In this order Ctrl-C between two steps leaves no gap behind `position`.
+        """
+        self.fetch_at = self.position
+        if self.out is not None:
+            self.out.left += 1
+            self.out = None
+        self.life += 1
         dropped = 0
         for fetch in self.buffer:
             dropped += len(fetch.data)
@@ -168,8 +177,6 @@ class Assigned:
         self.buffer.clear()
         self._fetched.clear()
         self._span = 0
-        self.life += 1
-        self.out = None
         return dropped
 
     def begin(self, offset: int) -> None:

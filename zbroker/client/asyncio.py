@@ -20,6 +20,7 @@ from zbroker.client.batches import Batch
 from zbroker.client.bridge import Bridge
 from zbroker.client.composing import Composed, Selector, choice_of, compose, compose_many
 from zbroker.client.core import Core, Seconds, seconds, settings_of
+from zbroker.client.exact import integer
 from zbroker.client.flow import Flow
 from zbroker.client.parcels import Settings
 from zbroker.client.progress_flows import Progress
@@ -27,8 +28,8 @@ from zbroker.client.pull import Puller, QueueName
 from zbroker.client.push_tasks import Consumer
 from zbroker.client.receipts import Receipt, receipt_of, receipts
 from zbroker.client.received import Received
+from zbroker.client.retiring import retire
 from zbroker.client.subscribing import settings_of as push_settings_of
-from zbroker.client.thread import IoThread
 from zbroker.errors import Busy, Closed, InvalidArgument, Timeout
 from zbroker.names import Queue
 
@@ -61,7 +62,8 @@ class Client(_Closing):
     ) -> None:
         self._core = Core(url, timeout, _log.error, client_id)
         self._bridge = Bridge(self._core.io)
-        self._finalizer = weakref.finalize(self, IoThread.stop, self._core.io)
+        self._finalizer = weakref.finalize(self, retire, self._core)
+        self._finalizer.atexit = False
 
     @property
     def id(self) -> str:
@@ -144,7 +146,8 @@ class Client(_Closing):
             waiting = [batch for box in list(core.outboxes) for batch in box.flush()]
             await self._settled(waiting, limits.CLOSE_FLUSH_S)
             await asyncio.wait((left,), timeout=limits.CLOSE_FLUSH_S)
-        await asyncio.get_running_loop().run_in_executor(None, self._finalizer)
+        self._finalizer.detach()
+        await asyncio.get_running_loop().run_in_executor(None, core.io.stop)
 
     async def run(self, flow: Flow, timeout: float) -> Any:
         """Runs an operation (used by the objects of this client)."""
@@ -170,7 +173,8 @@ class Client(_Closing):
         start(lambda _: ready.set())
         self._core.io.wake()
         try:
-            await asyncio.wait_for(ready.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await ready.wait()
         except TimeoutError:
             return False
         return True
@@ -281,7 +285,8 @@ class Producer(_Closing):
         self._client._bridge.loop()
         error = Closed("the producer was closed")
         self._box.shut(error)
-        await self._client._settled(self._box.flush(), limits.CLOSE_FLUSH_S)
+        if self._client._core.io.closed is None:
+            await self._client._settled(self._box.flush(), limits.CLOSE_FLUSH_S)
         self._box.end(error)
 
     async def _add(
@@ -300,11 +305,15 @@ class Producer(_Closing):
                 if not block or left <= 0:
                     raise
             room = asyncio.Event()
-            self._box.when_room(self._client._bridge.setter(room))
+            wake = self._client._bridge.setter(room)
+            self._box.when_room(wake)
             try:
-                await asyncio.wait_for(room.wait(), left)
+                async with asyncio.timeout(left):
+                    await room.wait()
             except TimeoutError:
                 continue
+            finally:
+                self._box.forget(wake)
 
     def _future(self, batch: Batch, index: int) -> asyncio.Future[Receipt]:
         bridge = self._client._bridge
@@ -343,20 +352,23 @@ class PullConsumer(Puller, _Closing):
         self, timeout: Seconds = 1.0, max_messages: int = limits.POLL_MESSAGES_DEFAULT
     ) -> list[Received]:
         """See `zbroker.PullConsumer.poll`."""
-        if max_messages < 1:
-            raise InvalidArgument(f"max_messages {max_messages}: at least 1")
+        max_messages = integer(max_messages, "max_messages", 1)
         wait_s = seconds(timeout, "timeout", most=limits.POLL_WAIT_MAX_S)
         loop = self._client._bridge.loop()
         ends = loop.time() + wait_s
         got = self._polling.poll(max_messages)
         while not got and (left := ends - loop.time()) > 0:
             some = asyncio.Event()
-            self._inbox.when_some(self._client._bridge.setter(some))
+            wake = self._client._bridge.setter(some)
+            self._inbox.when_some(wake)
             self._inbox.wake()
             try:
-                await asyncio.wait_for(some.wait(), left)
+                async with asyncio.timeout(left):
+                    await some.wait()
             except TimeoutError:
                 break
+            finally:
+                self._inbox.forget(wake)
             got = self._polling.poll(max_messages)
         return got
 

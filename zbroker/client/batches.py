@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zbroker import limits
+from zbroker.client import forking
 from zbroker.client.places import QueuePlace
 from zbroker.clock import wall_ms
 from zbroker.errors import ZBrokerError
@@ -26,7 +27,7 @@ from zbroker.wire import message
 if TYPE_CHECKING:
     from zbroker.client.lane import Lane
 
-_waiters = threading.Lock()
+_waiters = forking.lock()
 _log = logging.getLogger("zbroker.client")
 
 
@@ -36,7 +37,7 @@ class Batch:
     Attributes:
         topic: where they go.
         choice: how its queue is found, see `topic_lane`.
-        messages: until they are encoded.
+        messages: until they are encoded: bodies, or Messages where it is rich.
         size: about the bytes they will take.
         rich: some message has a tag, keys or headers.
         urgent: somebody waits: no linger.
@@ -50,7 +51,7 @@ class Batch:
     """
 
     __slots__ = (
-        "_callbacks", "_event", "base_sequence", "choice", "count", "data", "deadline", "done",
+        "_callbacks", "_gates", "base_sequence", "choice", "count", "data", "deadline", "done",
         "doubt", "due_at", "duplicate", "error", "first", "flying", "lane", "messages", "offset",
         "place", "producer_id", "rich", "settled", "size", "topic", "urgent",
     )
@@ -68,16 +69,18 @@ class Batch:
         self.done = self.settled = self.duplicate = False
         self.offset = -1
         self.error: ZBrokerError | None = None
-        self._event: threading.Event | None = None
+        self._gates: list[threading.Lock] | None = None
         self._callbacks: list[Callable[[], object]] | None = None
 
     def encode(self, compress: bool) -> bytes:
         """Makes its bytes with the ids it has now; `Producing.encoded` takes them."""
         messages = self.messages
-        payload = message.encode_messages(messages)
         if not self.rich:
-            return self._frame(payload, wall_ms(), 1, 0, compress)
+            return self._frame(message.encode_bare(messages), wall_ms(), 1, 0, compress)
         rich = [item for item in messages if type(item) is message.Message]
+        payload = message.encode_messages([
+            item if type(item) is message.Message else (item,) for item in messages
+        ])
         tags = {item.tag for item in rich}
         if len(rich) < len(messages):
             tags.add("")
@@ -109,18 +112,20 @@ class Batch:
 
     def wait(self, timeout: float | None) -> bool:
         """Waits until it is done and says whether it is; without a timeout its deadline ends it."""
-        if self.done:
+        gate = threading.Lock()  # an Event costs eight times as much
+        gate.acquire()
+        with _waiters:
+            if self.done:
+                return True
+            if self._gates is None:
+                self._gates = []
+            self._gates.append(gate)
+        if gate.acquire(timeout=limits.SEND_WAIT_MAX_S if timeout is None else timeout):
             return True
         with _waiters:
-            if self._event is None:
-                self._event = threading.Event()
-            event = self._event
-            if self._is_done():
-                return True
-        return event.wait(limits.SEND_WAIT_MAX_S if timeout is None else timeout)
-
-    def _is_done(self) -> bool:
-        return self.done
+            if self._gates is not None:
+                self._gates.remove(gate)
+            return self.done
 
     def add_callback(self, callback: Callable[[], object]) -> None:
         """Calls `callback` when it is done, at once if it is."""
@@ -136,9 +141,10 @@ class Batch:
         """Wakes whoever waits for it; called once, after its outcome was set, without locks."""
         with _waiters:
             self.done = True
-            event, callbacks, self._callbacks = self._event, self._callbacks, None
-        if event is not None:
-            event.set()
+            gates, self._gates = self._gates, None
+            callbacks, self._callbacks = self._callbacks, None
+        for gate in gates or ():
+            gate.release()
         for callback in callbacks or ():
             try:
                 callback()

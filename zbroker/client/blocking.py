@@ -24,8 +24,8 @@ from zbroker.client.flow import Flow
 from zbroker.client.pull import PullConsumer
 from zbroker.client.push_threads import Consumer
 from zbroker.client.receipts import Receipt, SendFuture, receipt_of, receipts
+from zbroker.client.retiring import retire
 from zbroker.client.subscribing import settings_of as push_settings_of
-from zbroker.client.thread import IoThread
 from zbroker.errors import Closed, Internal, Timeout
 from zbroker.names import Queue
 
@@ -53,6 +53,9 @@ class _Closing:
 class Client(_Closing):
     """A connection to a zbroker cluster. Making one does not connect; the first use does.
 
+    One that is not closed is ended with the process, or when nobody holds it any more: within 2 s
+    it flushes and leaves its groups. A signal that kills the process leaves no time for that.
+
     Args:
         url: `tcp://host:port[,...]` of NameServers or gateways; None for ZBROKER_URL, or the
             local default.
@@ -70,7 +73,8 @@ class Client(_Closing):
         client_id: str | None = None,
     ) -> None:
         self._core = Core(url, timeout, _log.error, client_id)
-        self._finalizer = weakref.finalize(self, IoThread.stop, self._core.io)
+        self._finalizer = weakref.finalize(self, retire, self._core)
+        self._finalizer.atexit = False
 
     @property
     def id(self) -> str:
@@ -197,6 +201,9 @@ class Client(_Closing):
     def close(self) -> None:
         """Stops consumers and flushes for up to 5 s each, fails the rest, ends the I/O thread."""
         core = self._core
+        if core.io.is_own():  # a callback: it must not wait
+            retire(core)
+            return
         if core.io.closed is None:
             for consumer in core.stop_consumers():
                 consumer.stop(limits.CLOSE_FLUSH_S)
@@ -209,7 +216,8 @@ class Client(_Closing):
                 for batch in box.flush():
                     batch.wait(max(0.0, ends - time.monotonic()))
             left.wait(max(0.0, ends - time.monotonic()))
-        self._finalizer()
+        self._finalizer.detach()
+        core.io.stop()
 
     def run(self, flow: Flow, timeout: float) -> Any:
         """Runs an operation and waits for its value (used by the objects of this client)."""
@@ -381,8 +389,9 @@ class Producer(_Closing):
         error = Closed("the producer was closed")
         self._box.shut(error)
         ends = time.monotonic() + limits.CLOSE_FLUSH_S
-        for batch in self._box.flush():
-            batch.wait(max(0.0, ends - time.monotonic()))
+        if self._io.closed is None:
+            for batch in self._box.flush():
+                batch.wait(max(0.0, ends - time.monotonic()))
         self._box.end(error)
 
     def _add(

@@ -1,4 +1,4 @@
-"""From what a user hands in to what a batch takes: bodies as 1-tuples, Messages only when needed.
+"""From what a user hands in to what a batch takes: bare bodies, Messages only when needed.
 
 A bare body is encoded in half the time of a message with four fields, so tag, keys and headers cost
 only those who use them. All limits are checked here, before anything is sent.
@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import google_crc32c
 
 from zbroker import limits
+from zbroker.client.exact import integer
 from zbroker.client.places import TopicView
 from zbroker.client.topic_lane import Choice, KeyHash
 from zbroker.errors import InvalidArgument, TooLarge
+from zbroker.filters import tags
 from zbroker.names import Queue
 from zbroker.wire import message
 from zbroker.wire.message import Message as Message
@@ -29,8 +31,8 @@ class Composed(NamedTuple):
     """Messages of one batch.
 
     Attributes:
-        items: 1-tuples of bodies, or Messages.
-        size: about the bytes they take.
+        items: bodies, or Messages.
+        size: about the bytes they take, in UTF-8.
         rich: they are Messages.
     """
 
@@ -51,23 +53,38 @@ def compose(body: Any, tag: str, keys: Sequence[str], headers: dict[str, str] | 
         raise _too_large(len(data))
     size = len(data) + limits.BATCH_BYTES_A_MESSAGE
     if not (tag or keys or headers):
-        return Composed([(data,)], size, False)
+        return Composed([data], size, False)
     if isinstance(keys, str) or not isinstance(keys, Iterable):
         raise InvalidArgument(f"keys {keys!r:.60}: a list of str is wanted")
     if headers and not isinstance(headers, Mapping):
         raise InvalidArgument(f"headers {headers!r:.60}: a dict of str is wanted")
-    item = Message(data, tag or "", list(keys), dict(headers or {}))
+    item = _plain(Message(data, tag or "", list(keys), dict(headers or {})))
+    message.encode_text("".join(_texts(item)), "a tag, key or header")
     _check_texts(item)
-    size += len(item.tag) + sum(map(len, item.keys)) + sum(map(len, item.headers))
-    return Composed([item], size + sum(map(len, item.headers.values())), True)
+    return Composed([item], _size_of(item), True)
+
+
+def _texts(item: Message) -> tuple[str, ...]:
+    return item.tag, *item.keys, *item.headers, *item.headers.values()
+
+
+def _plain(item: Message) -> Message:
+    """The same with a plain str in every place: a subclass of it cannot be sent."""
+    texts = _texts(item)
+    if set(map(type, texts)) == {str}:
+        return item
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidArgument("tag, keys, and names and values of headers must be str")
+    plain = str.__str__
+    headers = {plain(name): plain(value) for name, value in item.headers.items()}
+    return Message(item.body, plain(item.tag), [*map(plain, item.keys)], headers)
 
 
 def _check_texts(item: Message) -> None:
-    texts = (item.tag, *item.keys, *item.headers, *item.headers.values())
-    if not all(isinstance(text, str) for text in texts):
-        raise InvalidArgument("tag, keys, and names and values of headers must be str")
-    message.encode_text("".join(texts), "a tag, key or header")
     message.check_tags((item.tag,))
+    if not tags.is_selectable(item.tag):
+        text = "no filter could select it: without ||, not *, and no blanks around it"
+        raise InvalidArgument(f"tag {item.tag!r}: {text}")
     message.check_keys(item.keys)
     message.check_headers(item.headers)
 
@@ -103,9 +120,9 @@ def _compose_part(part: list[Any]) -> Composed:
     if kinds == {Message}:
         bodies = list(map(_body, part))
         if not (any(map(_tag, part)) or any(map(_keys, part)) or any(map(_headers, part))):
-            return _bare(bodies)
+            return _bare(bodies, set(map(type, bodies)))
     elif Message not in kinds:
-        return _bare(part)
+        return _bare(part, kinds)
     singles = [
         compose(each.body, each.tag, each.keys, each.headers)
         if type(each) is Message
@@ -119,14 +136,14 @@ def _compose_part(part: list[Any]) -> Composed:
     )
 
 
-def _bare(bodies: list[Any]) -> Composed:
-    if set(map(type, bodies)) != {bytes}:
+def _bare(bodies: list[Any], kinds: set[type]) -> Composed:
+    if kinds != {bytes}:
         bodies = [message.encode_body(body) for body in bodies]
     sizes = list(map(len, bodies))
     if max(sizes) > limits.BODY_BYTES_MAX:
         raise _too_large(max(sizes))
     size = sum(sizes) + len(sizes) * limits.BATCH_BYTES_A_MESSAGE
-    return Composed(list(zip(bodies)), size, False)
+    return Composed(bodies, size, False)
 
 
 def _cut(part: Composed, batch_bytes: int) -> Iterator[Composed]:
@@ -141,10 +158,11 @@ def _cut(part: Composed, batch_bytes: int) -> Iterator[Composed]:
 
 
 def _size_of(item: Any) -> int:
-    if type(item) is tuple:
-        return len(item[0]) + limits.BATCH_BYTES_A_MESSAGE
-    texts = (item.tag, *item.keys, *item.headers, *item.headers.values())
-    return len(item.body) + limits.BATCH_BYTES_A_MESSAGE + sum(map(len, texts))
+    if type(item) is not Message:
+        return len(item) + limits.BATCH_BYTES_A_MESSAGE
+    texts = _texts(item)
+    size = len("".join(texts).encode()) + len(texts) * limits.BATCH_BYTES_A_TEXT
+    return len(item.body) + limits.BATCH_BYTES_A_MESSAGE + size
 
 
 def choice_of(
@@ -171,11 +189,10 @@ def choice_of(
 
 
 def _queue(topic: str, queue: int | Queue) -> Queue:
-    if isinstance(queue, Queue) and queue.topic == topic:
-        return queue
-    if isinstance(queue, int) and not isinstance(queue, bool) and queue >= 0:
-        return Queue(topic, queue)
-    raise InvalidArgument(f"queue {queue!r:.60} is not a queue of topic {topic}")
+    number, broker = (queue.queue, queue.broker) if isinstance(queue, Queue) else (queue, "")
+    if isinstance(queue, Queue) and queue.topic != topic or not isinstance(broker, str):
+        raise InvalidArgument(f"queue {queue!r:.60} is not a queue of topic {topic}")
+    return Queue(topic, integer(number, f"topic {topic} queue"), broker)
 
 
 def _selected(selector: Selector, view: TopicView) -> Queue:

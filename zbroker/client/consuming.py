@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from zbroker import limits
-from zbroker.client.assigned import Assigned, Fetch, Keeper, Start
+from zbroker.client.assigned import Asking, Assigned, Fetch, Keeper, Start
 from zbroker.client.errands import LostWay, WantTopic
 from zbroker.client.fetching import Fetching, FetchOut, Key
 from zbroker.client.places import Place, QueuePlace, TopicView
@@ -44,7 +44,7 @@ class Prefetch(msgspec.Struct, frozen=True):
     span: int = limits.PREFETCH_SPAN_MESSAGES
 
 
-class LookUp(msgspec.Struct, gc=False):
+class LookUp(Asking, gc=False):
     """The first offsets of queues are wanted."""
 
     queues: list[tuple[Assigned, int]]
@@ -103,6 +103,7 @@ class Consuming:
         self._sought: dict[Queue, Start] = {}
         self._fetching = Fetching(group, session, "")
         self._out: list[Outgoing] = []
+        self._ready: dict[Assigned, None] = {}  # with something to take, in turn
 
     # --- for callers
 
@@ -132,13 +133,20 @@ class Consuming:
 
     def rewind(self, assigned: Assigned) -> None:
         """What was fetched and not handed out is fetched again."""
-        self.buffered_bytes -= assigned.rewind()
+        self.buffered_bytes -= assigned.drop()
+
+    def rewind_all(self) -> None:
+        """All queues are fetched again from where the caller is, whatever was half done."""
+        for assigned in self.queues.values():
+            assigned.drop()
+        self.buffered_bytes = 0
+        self._ready.clear()
 
     def stop(self, assigned: Assigned, error: ZBrokerError) -> None:
         """The queue stops where its bytes cannot be read, until a seek."""
         queue = assigned.queue
         text = f"topic {queue.topic} queue {queue.queue}: {error}; seek beyond it to go on"
-        self.buffered_bytes -= assigned.rewind()
+        self.rewind(assigned)
         assigned.stopped = True
         self.errors.append(make(error.code, text, **error.facts))
 
@@ -157,13 +165,21 @@ class Consuming:
         topics = [topic for topic in self._topics if topic not in known]
         return topics, [name for name, one in self.queues.items() if one.place is None]
 
+    @property
+    def has_some(self) -> bool:
+        """Says whether there may be something to take."""
+        return bool(self._ready)
+
     def take(self) -> Fetch | None:
         """The next fetched data, queues in turn."""
-        for name, assigned in self.queues.items():
+        while self._ready:
+            assigned = next(iter(self._ready))
+            del self._ready[assigned]
             if assigned.buffer:
                 fetch = assigned.buffer.popleft()
                 self.buffered_bytes -= len(fetch.data)
-                self.queues[name] = self.queues.pop(name)
+                if assigned.buffer:
+                    self._ready[assigned] = None
                 return fetch
         return None
 
@@ -242,9 +258,7 @@ class Consuming:
         if isinstance(view, ZBrokerError):
             self._no_route(topic, view)
             return
-        for name, assigned in list(self.queues.items()):
-            if name.topic != topic:
-                continue
+        for name, assigned in [row for row in self.queues.items() if row[0].topic == topic]:
             place = view.find(name.queue, name.broker)
             if place is None:
                 if topic in self._topics or assigned.place is not None:
@@ -280,8 +294,13 @@ class Consuming:
             for assigned, _ in look:
                 assigned.out = out
             self._out.append(out)
-        for key, queues in wanting.items():
-            self._out += self._fetching.ask(key, queues, now)
+        if wanting:
+            room = self._room()
+            for key, queues in wanting.items():
+                if room <= 0:
+                    queues = self._without_any(queues)
+                if queues:
+                    self._out += self._fetching.ask(key, queues, room, now)
         ready, self._out = self._out, []
         return ready
 
@@ -299,16 +318,27 @@ class Consuming:
     def _has_room(self, assigned: Assigned) -> bool:
         limit = self._prefetch
         if limit is None:
-            return (
-                self.buffered_bytes < limits.PREFETCH_BYTES
-                and len(assigned.buffer) < limits.FETCHES_IN_FLIGHT
-            )
+            return len(assigned.buffer) < limits.FETCHES_BUFFERED
         assigned.paused = not (
             assigned.messages < limit.messages
             and assigned.bytes < max(1, limit.bytes // len(self.queues))
             and (assigned.tracker is None or assigned.span() < limit.span)
         )
         return not assigned.paused
+
+    def _room(self) -> int:
+        """How many bytes more may be fetched, of all queues, with those that are asked for."""
+        if self._prefetch is None:
+            return limits.PREFETCH_BYTES - self.buffered_bytes
+        return self._prefetch.bytes - sum(one.bytes for one in self.queues.values())
+
+    def _without_any(self, queues: list[Assigned]) -> list[Assigned]:
+        """There is no room: of these, the queues whose handlers would have nothing to do."""
+        if self._prefetch is None:
+            return []
+        for one in self.queues.values():
+            one.paused = one.paused or one.bytes > 0  # whichever makes room, the others wait for it
+        return [one for one in queues if not one.bytes]
 
     def _take_row(
         self, assigned: Assigned, begin: int, row: ops.Fetched, payload: list[bytes], now: int
@@ -330,6 +360,7 @@ class Consuming:
             return
         count = records.messages_in(data) if self._prefetch else -1
         assigned.put(Fetch(assigned, assigned.life, data, begin, row.next, count))
+        self._ready[assigned] = None
         self.buffered_bytes += len(data)
 
     def _refused(self, assigned: Assigned, error: ZBrokerError, now: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,6 +11,9 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from zbroker import limits, names
+from zbroker.addresses import addresses
+from zbroker.client import retiring
+from zbroker.client.exact import text
 from zbroker.client.finder import Finder
 from zbroker.client.flow import Flow, Flows
 from zbroker.client.outbox import Outbox
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from zbroker.client.inbox import Inbox
     from zbroker.client.membership import Terms
 
-_ADDRESS = re.compile(r"ipc://.+|tcp://(?:\[[\w:.%]+\]|[\w.-]+):(\d{1,5})")
 DEFAULT_URL = f"tcp://127.0.0.1:{limits.NAMESERVER_PORT}"
 Seconds = float | timedelta
 
@@ -40,20 +41,10 @@ def seconds(value: Seconds, name: str, most: float = limits.SEND_DEADLINE_MAX_MS
 
 def entries_of(url: str | None) -> list[str]:
     """The addresses of `url`, of ZBROKER_URL, or the default; raises InvalidArgument."""
-    text = url or os.environ.get("ZBROKER_URL") or DEFAULT_URL
-    found = [part.strip() for part in text.split(",") if part.strip()]
-    for part in found:
-        if not _is_address(part):
-            raise InvalidArgument(f"address {part!r:.80}: tcp://host:port is wanted")
+    found = addresses(url or os.environ.get("ZBROKER_URL") or DEFAULT_URL)
     if not found:
         raise InvalidArgument("no address: tcp://host:port[,...] is wanted")
     return found
-
-
-def _is_address(text: str) -> bool:
-    """ZeroMQ would take less and say so in the I/O thread, where nobody could be told."""
-    match = _ADDRESS.fullmatch(text)
-    return bool(match and (match[1] is None or 0 < int(match[1]) <= 65_535))
 
 
 def client_id_of(given: str | None) -> str:
@@ -61,9 +52,7 @@ def client_id_of(given: str | None) -> str:
     if given is None:
         return f"{os.uname().nodename}-{os.getpid()}-{names.random_id():016x}"
     most = limits.CLIENT_ID_CHARS_MAX - len("-999")  # the number of a further member of a group
-    if not isinstance(given, str) or not 1 <= len(given) <= most or not given.isprintable():
-        raise InvalidArgument(f"client_id {given!r:.60}: 1 to {most} printable characters")
-    return given
+    return text(given, "client_id", most, least=1)
 
 
 def settings_of(
@@ -123,6 +112,7 @@ class Core:
         self.consumers: set[Any] = set()
         self._member_ids: set[tuple[str, str]] = set()
         self._event = event
+        retiring.watch(self)
 
     def outbox(self, settings: Settings) -> Outbox:
         """A new producer's outbox."""
@@ -162,11 +152,11 @@ class Core:
             inbox.leave(0, one)
         self.io.post(lambda _: one())
 
-    def stop_consumers(self) -> list[Any]:
+    def stop_consumers(self, drain_ms: int = int(limits.CLOSE_FLUSH_S * 1000)) -> list[Any]:
         """Has all push consumers begin to stop at the same time; returns them to be waited for."""
         consumers = list(self.consumers)
         for consumer in consumers:
-            consumer._begin_stop(int(limits.CLOSE_FLUSH_S * 1000))
+            consumer._begin_stop(drain_ms)
         return consumers
 
     def run(self, flow: Flow, timeout_s: float, done: Callable[[Any], None]) -> None:

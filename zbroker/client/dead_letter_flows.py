@@ -3,6 +3,10 @@
 They stand in `%DLQ%group`, one queue in every shard, and are ordinary messages there. One is
 handled when the group has acknowledged it: sent again (which also places it as a first delivery) or
 purged. Only what is not handled is shown. Letters that die meanwhile are left for the next flow.
+
+The broker moves letters that retention would drop to the end of their queue, and acknowledges their
+old place. Who handles a letter there has then done nothing, and the answer looks as if he had; so a
+queue that has grown is read on, and what was moved is handled where it stands now.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from zbroker import limits
+from zbroker import limits, names
 from zbroker.client.admin_flows import entry_of, whole
+from zbroker.client.exact import integer, text
 from zbroker.client.flow import Ask, Flow
 from zbroker.client.group_flows import known_group
 from zbroker.client.lag_flows import forget_ended, instant, name_of, unconfirmed
@@ -89,6 +94,11 @@ class _Letter(NamedTuple):
     stored_ms: int
 
     @property
+    def key(self) -> tuple[str, int]:
+        """What stays when the broker moves it; a message may die again, but not in that instant."""
+        return self.id, self.facts.dead_ms
+
+    @property
     def id(self) -> str:
         origin = self.facts
         where = f"{origin.topic_id}.{origin.queue}.{origin.offset}"
@@ -111,6 +121,7 @@ class _Scan(msgspec.Struct):
 
 
 Act = Callable[[str, QueuePlace, list[_Letter]], Flow]
+_Outcomes = dict[tuple[str, int], DeadLetterOutcome]
 
 
 def listed(group: str, limit: int, after: DeadLetterInfo | None) -> Flow:
@@ -118,7 +129,7 @@ def listed(group: str, limit: int, after: DeadLetterInfo | None) -> Flow:
 
     Raises the error of a shard that does not answer: a list without its letters would look whole.
     """
-    _check_limit(limit)
+    group, limit = names.check_group(group), integer(limit, "limit", 1)
     scans = yield from _scans(group)
     found: list[DeadLetterInfo] = []
     for scan in scans:
@@ -150,33 +161,37 @@ def resend(group: str, ids: Iterable[str] | None, limit: int | None, dry_run: bo
         limit: at most so many, the oldest of each shard first.
         dry_run: only say which.
     """
-    return (yield from _each(group, ids, limit, _found if dry_run else _resend))
+    return _each(group, ids, limit, _found if dry_run else _resend)
 
 
 def purge(group: str, ids: Iterable[str] | None, limit: int | None, dry_run: bool) -> Flow:
     """Gives dead letters up for good; as `resend`."""
-    return (yield from _each(group, ids, limit, _found if dry_run else _purge))
+    return _each(group, ids, limit, _found if dry_run else _purge)
 
 
 def _each(group: str, ids: Iterable[str] | None, limit: int | None, act: Act) -> Flow:
+    """The flow of it; what was handed in is looked at here, in the caller."""
+    left = limits.INTEGER_MAX if limit is None else integer(limit, "limit", 1)
+    return _chosen(names.check_group(group), _ids_of(ids), left, act)
+
+
+def _chosen(group: str, wanted: dict[str, None] | None, left: int, act: Act) -> Flow:
     """Does `act` with the letters of these ids, a page at a time."""
-    if limit is not None:
-        _check_limit(limit)
-    wanted = None if ids is None else dict.fromkeys(ids)
     outcomes: list[DeadLetterOutcome] = []
     done: set[str] = set()
-    left = limits.INTEGER_MAX if limit is None else limit
     for scan in (yield from _scans(group)):
+        found: _Outcomes = {}
         try:
             while scan.at < scan.end and left and (wanted is None or len(done) < len(wanted)):
                 letters = yield from _page(group, scan)
                 chosen = [one for one in letters if wanted is None or one.id in wanted][:left]
                 done.update(letter.id for letter in chosen)
                 left -= len(chosen)
-                for part in _parts(chosen):
-                    outcomes += yield from act(group, scan.place, part)
+                yield from _do(group, scan, chosen, act, found)
+            yield from _follow(group, scan, act, found)
         except ZBrokerError as error:
             scan.error = error
+        outcomes += found.values()
         if scan.error is not None:
             outcomes.append(
                 DeadLetterOutcome("failed", "", name_of(scan.place), error=scan.error)
@@ -185,9 +200,39 @@ def _each(group: str, ids: Iterable[str] | None, limit: int | None, act: Act) ->
     return [*outcomes, *map(_missing, missing)]
 
 
-def _parts(letters: list[_Letter]) -> Iterable[list[_Letter]]:
+def _do(
+    group: str, scan: _Scan, letters: list[_Letter], act: Act, found: _Outcomes
+) -> Flow:
+    """Does `act` with letters, as many as fit into a request at a time."""
     step = limits.NACKS_A_REQUEST_MAX
-    return (letters[at : at + step] for at in range(0, len(letters), step))
+    for at in range(0, len(letters), step):
+        part = letters[at : at + step]
+        outcomes = yield from act(group, scan.place, part)
+        found |= zip([letter.key for letter in part], outcomes, strict=True)
+
+
+def _follow(group: str, scan: _Scan, act: Act, found: _Outcomes) -> Flow:
+    """Does `act` with letters at their new place that were moved before it was done."""
+    moved = {key for key, told in found.items() if told.outcome in ("done", "purged")}
+    while moved and (yield from _grows(scan)):
+        here: list[_Letter] = []
+        while scan.at < scan.end:
+            letters = yield from _page(group, scan)
+            here += [letter for letter in letters if letter.key in moved]
+        yield from _do(group, scan, here, act, found)
+        moved = {letter.key for letter in here}
+
+
+def _grows(scan: _Scan) -> Flow:
+    """Whether a queue has grown since it was looked at; what is new is left to be read then."""
+    place = scan.place
+    request = ops.Offsets(id=0, queues=[entry_of(place)])
+    [answer] = yield [Ask(_worker(place), request, within_ms=limits.SHARD_WAIT_MS)]
+    row = answer.queues[0]
+    if row.error is not None:
+        raise codec.error_from(row.error)
+    scan.at, scan.end = scan.end, max(scan.end, row.max)
+    return scan.at < scan.end
 
 
 def _missing(message_id: str) -> DeadLetterOutcome:
@@ -320,6 +365,8 @@ def _page(group: str, scan: _Scan) -> Flow:
     if row.error is not None:
         raise codec.error_from(row.error)
     scan.at = row.next
+    if row.skipped:  # what stood there was moved
+        scan.end = max(scan.end, row.max)
     frame = frames[row.frame] if row.frame >= 0 else b""
     return [
         letter
@@ -361,6 +408,9 @@ def _worker(place: QueuePlace) -> Place:
     return Place(place.broker, place.shard)
 
 
-def _check_limit(limit: int) -> None:
-    if limit < 1:
-        raise InvalidArgument(f"limit {limit}: at least 1")
+def _ids_of(ids: Iterable[str] | None) -> dict[str, None] | None:
+    if ids is None:
+        return None
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise InvalidArgument(f"ids {ids!r:.60}: a list of message ids is wanted")
+    return dict.fromkeys(text(each, "message id", limits.MESSAGE_ID_CHARS_MAX) for each in ids)

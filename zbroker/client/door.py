@@ -8,6 +8,12 @@ again on a fresh socket (every request is repeat-safe):
     another boot id        the process was restarted
     a ping was skipped     a later one is answered, so the connection broke between the two
     three silences         nobody is there, or the path is dead
+
+A silence is a ping behind which nothing was heard. Pings queue behind data, so on a slow link they
+prove little: what is outstanding is given the time that it takes at 8 Mbit/s. What is about to come
+nobody knows: who was heard on a socket and then fell silent may be busy with it, and is given twice
+the time on the next socket. A ping that is answered at once takes that back, but not the first of a
+socket, which had nothing before it.
 """
 
 from __future__ import annotations
@@ -75,9 +81,15 @@ class Door:
     Args:
         endpoint: its address, also the name of its socket.
         ping: makes the frames of a ping with the id given.
+
+    Attributes:
+        unheard: pings that were sent since something was heard.
     """
 
-    __slots__ = ("_fresh", "_ping", "_pings", "boot", "calls", "endpoint", "next_ping")
+    __slots__ = (
+        "_fresh", "_ping", "_pinged", "_pings", "_slow", "boot", "calls", "endpoint", "next_ping",
+        "unheard",
+    )
 
     def __init__(self, endpoint: str, ping: Callable[[int], list[bytes]]) -> None:
         self.endpoint, self._ping = endpoint, ping
@@ -86,6 +98,7 @@ class Door:
         self.next_ping = 0
         self._pings: list[int] = []
         self._fresh = True
+        self.unheard = self._pinged = self._slow = 0
 
     def send(self, call: Call, now: int, out: list[Outgoing], new_id: Callable[[], int]) -> None:
         """Sends a call through this door, behind a ping if there was none for a while."""
@@ -107,18 +120,21 @@ class Door:
     def pong(self, call_id: int, boot: str) -> bool:
         """Takes the answer of a ping; says whether frames were lost before it."""
         skipped = self._pings.index(call_id) > 0
+        if self._slow and self._pinged > 1 and len(self._pings) == 1:
+            self._slow -= 1
         restarted = bool(self.boot) and boot != self.boot
         self.boot = boot
         self._pings.clear()
         return skipped or restarted
 
     def tick(self, now: int, out: list[Outgoing], new_id: Callable[[], int]) -> bool:
-        """Pings when that is due; says whether the door has been silent for too long."""
-        if not self.calls or now < self.next_ping:
-            return False
-        if len(self._pings) >= limits.PING_SILENCES_MAX:
+        """Pings, as that is due; says whether the door has been silent for too long."""
+        if self._is_silent():
+            self._slow += self.unheard < self._pinged and self._slow < limits.PING_DOUBLINGS_MAX
             return True
         self._send_ping(now, out, new_id)
+        if len(self._pings) > 1:
+            return False  # the way is full: what a call waits for may be on it
         for call in list(self.calls.values()):
             if now - call.sent_at >= call.silence_ms:
                 call.sends += 1
@@ -131,6 +147,7 @@ class Door:
         calls = list(self.calls.values())
         self.calls.clear()
         self._pings.clear()
+        self.unheard = self._pinged = 0
         self._fresh, self.boot = True, ""
         out.append(Reopen(self.endpoint))
         return calls
@@ -138,5 +155,15 @@ class Door:
     def _send_ping(self, now: int, out: list[Outgoing], new_id: Callable[[], int]) -> None:
         ping_id = new_id()
         self._pings.append(ping_id)
+        self.unheard += 1
+        self._pinged += 1
         self.next_ping = now + limits.PING_EVERY_MS
         out.append(Send(self.endpoint, self._ping(ping_id)))
+
+    def _is_silent(self) -> bool:
+        most = limits.PING_PATIENCE_MAX
+        if self.unheard < limits.PING_SILENCES_MAX:
+            return len(self._pings) >= most
+        size = sum(len(frame) for call in self.calls.values() for frame in call.frames)
+        silences = limits.PING_SILENCES_MAX + size // limits.PING_BYTES
+        return self.unheard >= min(most, silences << self._slow)

@@ -1,19 +1,19 @@
-"""Fetches on their way: two a worker and filter, and what they carry.
+"""Fetches on their way: as many a worker and filter as its queues need, and one to spare.
 
-At most two are out, so that one is on its way while the other's data is read, or a single long poll
-when there is nothing. A queue is in one fetch at a time. When both are parked and a queue has to be
-asked anew (a seek, a new lease), a newer fetch of the same session replaces the older. Under leases
-a fetch carries what has been done of its queues since the last one: acknowledging costs no request.
+A queue is in one fetch at a time. The one to spare lets one be on its way while the other's data is
+read; while there is nothing all queues are parked in long polls. When all fetches are out and
+queues have to be asked anew (a seek, a new lease, room for more), a newer fetch of the same session
+takes the place of a small parked one and its queues along, those not asked for longest first. Under
+leases a fetch carries what has been done of its queues since the last one: acknowledging costs no
+request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from zbroker import limits
-from zbroker.client.assigned import Assigned
+from zbroker.client.assigned import Asking, Assigned
 from zbroker.client.errands import entry_bytes
 from zbroker.client.places import Place
 from zbroker.wire import ops
@@ -21,15 +21,23 @@ from zbroker.wire import ops
 Key = tuple[Place, tuple[str, ...]]  # a worker and the tags wanted there
 
 
-class FetchOut(msgspec.Struct, gc=False):
-    """A fetch to be sent; `replaces` is the one that it ends."""
+class FetchOut(Asking, gc=False):
+    """A fetch to be sent; `replaces` is the one that it ends.
+
+    `number` stands in its session: no other fetch of the consumer that is out has it.
+    """
 
     worker: Place
     request: ops.Fetch
     queues: list[tuple[Assigned, int]]
     sent_at: int
-    slot: int
+    number: int
     replaces: FetchOut | None = None
+
+    @property
+    def live(self) -> int:
+        """How many queues wait for this fetch still."""
+        return len(self.queues) - self.left
 
 
 class Fetching:
@@ -39,75 +47,114 @@ class Fetching:
         group: name of the group, "" for a reader without one.
         session: text that names this consumer to the workers.
         member: session of the group's member, "" without leases.
+
+    Attributes:
+        asked_bytes: what the fetches that are out may bring in sum.
     """
 
     def __init__(self, group: str, session: str, member: str) -> None:
+        self.asked_bytes = 0
         self._group, self._session, self._member = group, session, member
-        self._slots: dict[Key, list[FetchOut | None]] = {}
+        self._outs: dict[Key, list[FetchOut]] = {}
+        self._again: dict[Key, int] = {}
+        self._numbers: list[int] = []
+        self._made = 0
 
-    def ask(self, key: Key, queues: list[Assigned], now: int) -> list[FetchOut]:
-        """The fetches to send for queues of one worker; none if both places are taken just now."""
-        slots = self._slots.setdefault(key, [None] * limits.FETCHES_IN_FLIGHT)
-        free = [at for at, out in enumerate(slots) if out is None]
-        if not free:
-            at = min(range(len(slots)), key=lambda at: _sent_at(slots[at]))
-            old = slots[at]
-            assert old is not None
-            if now - old.sent_at < limits.FETCH_REPLACED_AFTER_MS:
-                return []
-            queues = queues + [one for one, life in old.queues if one.out is old]
-            return [self._send(key, at, queues, now, old)]
-        if len(free) > 1 and len(queues) > 1 and all(one.hot for one in queues):
-            middle = len(queues) // 2
-            return [
-                self._send(key, free[0], queues[:middle], now, None),
-                self._send(key, free[1], queues[middle:], now, None),
+    def ask(self, key: Key, queues: list[Assigned], room: int, now: int) -> list[FetchOut]:
+        """The fetches to send for queues of one worker; who finds no place now asks again.
+
+        Args:
+            key: the worker and filter.
+            queues: of it, all that are to be asked now.
+            room: bytes that may come in; where there is none a fetch brings one record.
+            now: monotonic ms.
+        """
+        outs = self._outs.setdefault(key, [])
+        self._again.pop(key, None)
+        most = limits.QUEUES_A_FETCH_MAX
+        needed = -(-(sum(out.live for out in outs) + len(queues)) // most)
+        free = needed + limits.FETCHES_TO_SPARE - len(outs)
+        sent: list[FetchOut] = []
+        if free > 0:
+            halves = 2 if len(queues) > 1 and all(one.hot for one in queues) else 1
+            parts = min(free, max(halves, -(-len(queues) // most)))
+            size = min(most, -(-len(queues) // parts))
+            if parts * size < len(queues):
+                queues = sorted(queues, key=_asked_at)
+            sent = [
+                self._send(key, queues[at : at + size], room, now, None)
+                for at in range(0, min(parts * size, len(queues)), size)
             ]
-        return [self._send(key, free[0], queues, now, None)]
+            queues = queues[parts * size :]
+        return sent + (self._replace(key, queues, room, now) if queues else [])
 
     def free(self, out: FetchOut) -> None:
         """A fetch has come to its end."""
-        slots = self._slots.get((out.worker, tuple(out.request.tags)))
-        if slots is not None and slots[out.slot] is out:
-            slots[out.slot] = None
+        outs = self._outs.get((out.worker, tuple(out.request.tags)), [])
+        if any(one is out for one in outs):
+            self._take_out(outs, out)
+            self._numbers.append(out.number)
 
     def deadlines(self, now: int) -> Iterator[int]:
-        """When a parked fetch may be replaced."""
-        for slots in self._slots.values():
-            if all(slots):
-                for out in slots:
-                    if out and out.sent_at + limits.FETCH_REPLACED_AFTER_MS > now:
-                        yield out.sent_at + limits.FETCH_REPLACED_AFTER_MS
+        """When queues that found no place may ask again."""
+        return (at for at in self._again.values() if at > now)
+
+    def _replace(self, key: Key, queues: list[Assigned], room: int, now: int) -> list[FetchOut]:
+        """Lets queues into the places of small fetches that are parked."""
+        most, outs = limits.QUEUES_A_FETCH_MAX, self._outs[key]
+        queues = sorted(queues, key=_asked_at)
+        small = sorted((out for out in outs if out.live < most), key=lambda out: out.live)
+        sent = []
+        for old in small:
+            if not queues:
+                break
+            if now - old.sent_at < limits.FETCH_REPLACED_AFTER_MS:
+                continue
+            self._take_out(outs, old)
+            more, queues = queues[: most - old.live], queues[most - old.live :]
+            more += [one for one, _ in old.queues if one.out is old]
+            sent.append(self._send(key, more, room, now, old))
+        if queues:
+            young = (out.sent_at for out in outs if out.live < most)
+            self._again[key] = min(young, default=now) + limits.FETCH_REPLACED_AFTER_MS
+        return sent
+
+    def _take_out(self, outs: list[FetchOut], out: FetchOut) -> None:
+        outs[:] = [one for one in outs if one is not out]
+        self.asked_bytes -= out.request.max_bytes
 
     def _send(
-        self, key: Key, slot: int, queues: list[Assigned], now: int, old: FetchOut | None
+        self, key: Key, queues: list[Assigned], room: int, now: int, old: FetchOut | None
     ) -> FetchOut:
-        if old is not None:
-            for one, _ in old.queues:
-                if one.out is old:
-                    one.out = None
-        room = limits.CLIENT_HEADER_BYTES
         entries: list[ops.FetchEntry] = []
-        for one in queues[: limits.QUEUES_A_FETCH_MAX]:
+        left = limits.CLIENT_HEADER_BYTES
+        for one in queues:
             place = one.place
             assert place is not None
-            room -= entry_bytes(place.topic)
-            if room < 0:
-                break
+            left -= entry_bytes(place.topic)
             entries.append(
                 ops.FetchEntry(place.topic, place.queue, one.fetch_at, place.topic_id, one.token)
             )
-        queues = queues[: len(entries)]
+        assert left >= 0, "QUEUES_A_FETCH_MAX fit, whatever their names"
+        number = old.number if old else self._number()
         request = ops.Fetch(
             id=0, queues=entries, wait_ms=limits.LONG_POLL_MS, tags=list(key[1]),
-            group=self._group, session=f"{self._session}-{'-'.join(key[1])[:16]}{slot}",
-            accept=["lz4"], member=self._member, acks=_acks(queues, room) if self._member else [],
+            max_bytes=max(1, min(limits.FETCH_BYTES_DEFAULT, (room - self.asked_bytes) // 2)),
+            group=self._group, session=f"{self._session}-{number}",
+            accept=["lz4"], member=self._member, acks=_acks(queues, left) if self._member else [],
         )
-        out = FetchOut(key[0], request, [(one, one.life) for one in queues], now, slot, old)
+        out = FetchOut(key[0], request, [(one, one.life) for one in queues], now, number, old)
         for one in queues:
-            one.out = out
-        self._slots[key][slot] = out
+            one.out, one.asked_at = out, now
+        self._outs[key].append(out)
+        self.asked_bytes += request.max_bytes
         return out
+
+    def _number(self) -> int:
+        if self._numbers:
+            return self._numbers.pop()
+        self._made += 1
+        return self._made
 
 
 def _acks(queues: list[Assigned], room: int) -> list[ops.CommitEntry]:
@@ -125,5 +172,5 @@ def _acks(queues: list[Assigned], room: int) -> list[ops.CommitEntry]:
     return acks
 
 
-def _sent_at(out: FetchOut | None) -> int:
-    return out.sent_at if out else 0
+def _asked_at(assigned: Assigned) -> int:
+    return assigned.asked_at

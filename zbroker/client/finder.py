@@ -103,8 +103,8 @@ class Finder:
         if self._session.lost:
             self._session.lost = False
             self.refresh(now)
-        due = min((at for at in (self._next_ask, self._refresh_at) if at is not None), default=None)
-        if due is not None and due <= now and self._asking is None:
+        due = self._ask_due()
+        if due is not None and due <= now:
             self._next_ask = self._refresh_at = None
             self._ask(now)
         if self._vain_since is not None and now - self._vain_since >= self._connect_ms:
@@ -113,18 +113,26 @@ class Finder:
             for want in [want for want in wants if want.deadline <= now]:
                 wants.remove(want)
                 view = self._session.places.topic(topic) if want.whole else None
-                want.found(view or self._missing(topic), now)
+                want.found(view or self._late(topic, want), now)
             if not wants:
                 del self._wants[topic]
 
     def next_deadline(self) -> int | None:
         """When `tick` is wanted next."""
+        due = self._ask_due()
+        if not self._wants and self._vain_since is None:
+            return due
         times = [want.deadline for wants in self._wants.values() for want in wants]
         if self._vain_since is not None:
             times.append(self._vain_since + self._connect_ms)
-        if self._asking is None:
-            times += [at for at in (self._next_ask, self._refresh_at) if at is not None]
-        return min(times, default=None)
+        return min(times if due is None else [due, *times], default=None)
+
+    def _ask_due(self) -> int | None:
+        """When to ask for routes; None: not before an answer, or not at all."""
+        if self._asking is not None:
+            return None
+        first, other = self._next_ask, self._refresh_at
+        return other if first is None or (other is not None and other < first) else first
 
     def fail_all(self, error: ZBrokerError, now: int) -> None:
         """Ends everything that waits: the client is closing."""
@@ -223,32 +231,33 @@ class Finder:
         """Asks the gateways: a NameServer hears of a new topic only after some 50 ms."""
         places = [Place(broker, -1) for broker in self._session.places.brokers]
         left = len(places)
+        why = make("TOPIC_NOT_FOUND", f"topic {name} does not exist")
 
         def answered(_: Call, result: Any, __: list[bytes], now: int) -> None:
-            nonlocal left
+            nonlocal left, why
             left -= 1
-            if not isinstance(result, ZBrokerError):
+            if isinstance(result, ZBrokerError):
+                why = result  # who has not said no may have it
+            else:
                 self._changed(self._session.places.merge(result), now)
             if not left and self._session.places.topic(name) is None:
-                self._end(name, wants, now)
+                self._end(name, wants, why, now)
 
         deadline = min(max(want.deadline for want in wants), now + self._connect_ms)
         for want in wants:
-            want.sure = True
+            want.sure = bool(places)
         for place in places:
             self._session.call(place, ops.Routes(id=0, topics=[name]), now, deadline, answered)
-        if not places:
-            self._end(name, wants, now)
 
-    def _end(self, name: str, wants: list[_Want], now: int) -> None:
-        """There is no such topic: tells those of `wants` that still wait."""
+    def _end(self, name: str, wants: list[_Want], why: ZBrokerError, now: int) -> None:
+        """Tells those of `wants` that still wait why there is no topic."""
         waiting = self._wants.pop(name, [])
         rest = [want for want in waiting if want not in wants]
         if rest:
             self._wants[name] = rest
         for want in waiting:
             if want in wants:
-                want.found(self._missing(name), now)
+                want.found(why, now)
 
     def _ask_directory(self, name: str, now: int) -> None:
         broker = min(self._session.places.brokers, default="")
@@ -269,12 +278,18 @@ class Finder:
         request = ops.TopicCreate(id=0, topic=name, auto=True)
         self._session.call(Place(broker, -1), request, now, deadline, created)
 
-    def _missing(self, topic: str) -> ZBrokerError:
+    def _late(self, topic: str, want: _Want) -> ZBrokerError:
+        """What a want is told at its deadline; a patient one, that it may begin anew."""
         if self._session.places.topic(topic) is not None:
             return make("NOT_READY", f"topic {topic}: no shard has confirmed a queue yet")
         if self._failures or not self._session.answered:
             return Unreachable(self._session.nobody())
-        return make("TOPIC_NOT_FOUND", f"topic {topic} does not exist")
+        if want.patient:
+            return make("TOPIC_NOT_FOUND", f"topic {topic} does not exist")
+        if not self._session.places.brokers:
+            return make("UNAVAILABLE", f"topic {topic}: no broker has registered yet")
+        text = f"topic {topic}: no broker has said in time whether it exists"
+        return make("TIMEOUT", text, maybe_stored=False)
 
     def _unreachable(self, now: int) -> None:
         self._vain_since = None

@@ -86,25 +86,30 @@ class Flows:
     def _step(
         self, flow: Flow, value: Any, now: int, deadline: int, done: Callable[[Any], None]
     ) -> None:
+        def answer(found: Any, now: int) -> None:
+            self._step(flow, found, now, deadline, done)
+
+        result: Any
         try:
             if isinstance(value, ZBrokerError):
                 wanted = flow.throw(value)
             else:
                 wanted = flow.send(value)
+            self._fulfil(wanted, now, deadline, answer)
+            return
         except StopIteration as stop:
-            done(stop.value)
-            return
+            result = stop.value
         except ZBrokerError as error:
-            done(error)
-            return
+            result = error
         except Exception as crash:  # one caller's trouble must not end the thread of all
             _log.exception("an operation of a zbroker client has failed")
-            done(Internal(f"the operation has failed: {crash!r}"))
-            return
+            result = Internal(f"the operation has failed: {crash!r:.200}")
+        done(result)
 
-        def answer(found: Any, now: int) -> None:
-            self._step(flow, found, now, deadline, done)
-
+    def _fulfil(
+        self, wanted: list[Ask] | Find | Learn, now: int, deadline: int,
+        answer: Callable[[Any, int], None],
+    ) -> None:
         if isinstance(wanted, Find):
             whole = wanted.whole_ms > 0
             ends = min(deadline, now + wanted.whole_ms) if whole else deadline

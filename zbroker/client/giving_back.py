@@ -3,7 +3,8 @@
 A nack carries the message itself, with the producer id, sequence and birth that it had, so that its
 id stays. The shard acknowledges it and places the copy in one atomic group, and a repeat is
 harmless; so it is tried until the shard has answered it or the lease has gone. Until then the
-message is not done here, and its queue counts as being handled: a hand-over waits for it.
+message is not done here, and its queue counts as being handled: a hand-over waits for it. What the
+shard refuses for good, or for NACK_TRIES_MAX attempts, is `handing`'s again.
 """
 
 from __future__ import annotations
@@ -114,10 +115,10 @@ class GivingBack:
         self._in_flight[out.worker] -= 1
         ended: list[tuple[Back, str | ZBrokerError]] = []
         for back, outcome in zip(out.backs, _outcomes(out, result)):
-            if isinstance(outcome, str) or outcome.code in _GONE or not outcome.retryable:
+            back.attempts += 1
+            if isinstance(outcome, str) or is_gone(outcome) or _is_final(back, outcome):
                 ended.append((back, outcome))
                 continue
-            back.attempts += 1
             self._count += 1
             due = now + backoff_ms(back.attempts, self._rng)
             heappush(self._later, (due, self._count, back))
@@ -151,6 +152,13 @@ class GivingBack:
 def is_gone(error: ZBrokerError) -> bool:
     """The lease or the queue is no more: what was to be given back is somebody else's now."""
     return error.code in _GONE
+
+
+def _is_final(back: Back, error: ZBrokerError) -> bool:
+    """It is no use to go on; where it may have been placed it is asked until that is known."""
+    return not error.retryable or (
+        back.attempts >= limits.NACK_TRIES_MAX and not error.maybe_stored
+    )
 
 
 def _outcomes(out: NackOut, result: Any) -> list[str | ZBrokerError]:

@@ -24,6 +24,8 @@ from zbroker.errors import ZBrokerError, make
 from zbroker.names import Queue, dead_letter_topic, retry_topic
 from zbroker.wire import ops
 
+_MODES = {"leased": "clustering"}  # the wire's words, where users have others
+
 
 class GroupInfo(msgspec.Struct, frozen=True):
     """A consumer group.
@@ -31,7 +33,7 @@ class GroupInfo(msgspec.Struct, frozen=True):
     Attributes:
         name: of the group.
         id: of this life, at the first broker group; "" while only progress is known of it.
-        mode: "leased"; "" while only progress is known.
+        mode: "clustering", as consumers are made with; "" while only progress is known.
         revision: of the subscription.
         subscription: topic -> tags; no tags are all messages.
         members: live ones, at all broker groups.
@@ -106,6 +108,7 @@ def groups() -> Flow:
 
 def group(name: str) -> Flow:
     """One group as GroupInfo; raises NotFound."""
+    name = names.check_group(name)
     known = yield from known_group(name)
     rows = yield from lags((name, topic) for topic in _all_topics(name, known))
     return _info(name, known, rows.values())
@@ -124,7 +127,7 @@ def _info(name: str, known: _Known, rows: Iterable[QueueLag]) -> GroupInfo:
     return GroupInfo(
         name=name,
         id=routes[0].group_id if routes else "",
-        mode=routes[0].mode if routes else "",
+        mode=_MODES.get(routes[0].mode, routes[0].mode) if routes else "",
         revision=newest.revision if newest else 0,
         subscription={
             topic: tuple(tags) for topic, tags in (newest.subscription if newest else {}).items()
@@ -160,6 +163,7 @@ def members(name: str) -> Flow:
 
 def delete_group(name: str) -> Flow:
     """Ends a group wherever it is; raises NotFound, or Conflict while it has members."""
+    name = names.check_group(name)
     known = yield from known_group(name)
     brokers = known.rows or (yield from places_of_brokers()).brokers
     yield [
@@ -175,7 +179,7 @@ def _deletion(name: str, row: ops.GroupInfo | None) -> ops.GroupDelete:
 
 def known_group(name: str) -> Flow:
     """What the directories know of a group; raises NotFound if nobody knows it."""
-    names.check_group(name)
+    name = names.check_group(name)
     known = yield from _known(name)
     if name not in known:
         raise make("GROUP_NOT_FOUND", f"group {name} does not exist")
@@ -212,7 +216,10 @@ def _learn(found: dict[str, _Known], place: Place, answer: Any) -> str:
     """Takes one answer; returns behind which name or member to ask on, "" if that was all."""
     if isinstance(answer, ZBrokerError):
         if place.shard < 0 and answer.code != "GROUP_NOT_FOUND":
-            raise answer  # without its directory nothing is known of a broker group
+            raise make(
+                answer.code,
+                f"the directory of broker group {place.broker} does not answer: {answer}",
+            )
         return ""
     for row in answer.groups:
         known = found.setdefault(row.group, _Known())
@@ -227,13 +234,44 @@ def _learn(found: dict[str, _Known], place: Place, answer: Any) -> str:
     return str(last.member_rows[-1].client_id if last.member_rows else last.group)
 
 
+def _told_by_shards(name: str, error: ZBrokerError) -> Flow:
+    """What the others know of a group whose directory is silent; raises `error` if nothing."""
+    if not error.retryable:
+        raise error
+    places = yield from places_of_brokers()
+    asked = [
+        Place(broker, shard)
+        for broker, route in places.brokers.items()
+        for shard in route.workers
+        if shard
+    ]
+    answers = yield [
+        Ask(place, ops.Groups(id=0, group=name), keep=True, within_ms=limits.SHARD_WAIT_MS)
+        for place in asked
+    ]
+    rows = {
+        place.broker: row
+        for place, answer in zip(asked, answers, strict=True)
+        if not isinstance(answer, ZBrokerError)
+        for row in answer.groups
+        if row.route is not None
+    }
+    if not rows:
+        raise error
+    return _Known(rows)
+
+
 def lag(name: str) -> Flow:
     """How far a group is behind, as GroupLag; raises NotFound.
 
     Its queues are those of its subscription, and of its retries; of a group of which only progress
     is known, all queues where it has some.
     """
-    known = yield from known_group(name)
+    name = names.check_group(name)
+    try:
+        known = yield from known_group(name)
+    except ZBrokerError as error:
+        known = yield from _told_by_shards(name, error)
     if known.routes:
         topics = [*known.topics, retry_topic(name)]
     else:

@@ -4,7 +4,8 @@ Whoever is free `take`s a chunk, runs it, and comes back to `finish` it. Every f
 `look` goes over the chunks that handlers are in: it acknowledges what is done of them, takes away
 what waits behind a message that hangs (2101 hangs, 2102 to 2200 go on with somebody else), drops
 what belongs to a lease that is being given back, and gives back what runs longer than the consume
-timeout allows; a handler that ends after that is too late, and ends nothing.
+timeout allows; a handler that ends after that is too late, and ends nothing. What the shard does
+not take back is nobody else's while the lease lasts, so it comes to its handler again here.
 
 Nothing of a queue begins when its lease is revoked, or was not confirmed for too long
 (`fresh_until`, COUNTEREXAMPLES 5.7).
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from itertools import groupby
 from math import inf
 from operator import length_hint
@@ -25,6 +27,9 @@ from zbroker.client.giving_back import Back, GivingBack, is_gone
 from zbroker.client.outcomes import DEAD, RETRY, Verdict
 from zbroker.client.received import Received, standing_of
 from zbroker.errors import ZBrokerError, make
+from zbroker.names import Queue
+
+_AGAIN_MS = limits.RETRY_LADDER_S[0] * 1000
 
 
 class Handing:
@@ -61,6 +66,9 @@ class Handing:
         self._patience_ms = min(limits.CHUNK_LOOK_MS, timeout_ms)
         self._ready: deque[Run] = deque()
         self._sources: deque[Source] = deque()
+        self._later: list[tuple[float, int, Run | Back]] = []
+        self._refusals = 0
+        self._told: set[tuple[Queue, str]] = set()
         self._look_at = inf
 
     # --- for threads and tasks
@@ -141,6 +149,8 @@ class Handing:
         """Goes over what runs; returns how many calls have just run out of time."""
         late = 0
         self._look_at = inf
+        while self._later and self._later[0][0] <= now:
+            self._try_again(heappop(self._later)[2])
         for chunk in list(self.running):
             left = length_hint(chunk.rest)
             if left != chunk.left:
@@ -159,24 +169,22 @@ class Handing:
 
     def next_look(self) -> float:
         """When `look` is wanted, monotonic ms; infinite if nothing runs."""
-        return self._look_at
+        return min(self._look_at, self._later[0][0]) if self._later else self._look_at
 
-    def given_back(self, back: Back, outcome: str | ZBrokerError) -> None:
+    def given_back(self, back: Back, outcome: str | ZBrokerError, now: float) -> None:
         """A nack was answered, or came to nothing."""
         source = back.source
-        source.settle(back.count)
         self.room = True
         if isinstance(outcome, str):
+            source.settle(back.count)
             source.tracker.done(back.at, back.end)
             self.retried += outcome == RETRY
             self.dead += outcome == DEAD
-        elif not is_gone(outcome):
-            place = source.place
-            self.errors.append(make(
-                outcome.code,
-                f"topic {place.topic} queue {place.queue} offset {back.at} could not be given "
-                f"back, and comes again when the queue changes hands: {outcome}",
-            ))
+            self._told -= {each for each in self._told if each[0] == source.assigned.queue}
+        elif is_gone(outcome):
+            source.settle(back.count)
+        else:
+            self._keep(back, outcome, now)
         self._leave(source.assigned)
 
     # --- inside
@@ -300,6 +308,35 @@ class Handing:
         back.source.assigned.running += 1
         self._back.add(back)
         self.room = True
+
+    def _keep(self, back: Back, error: ZBrokerError, now: float) -> None:
+        """The shard does not take it back: it is tried here again; once a queue is told why."""
+        source, what = back.source, back.what
+        work: Run | Back = back
+        if isinstance(what, Received) and what.topic in self._handlers:
+            work = Run(source, self._handlers[what.topic], [what], back.at)
+        delay_ms = back.verdict.delay_ms
+        self._refusals += 1
+        due = now + (delay_ms if delay_ms >= 0 else _AGAIN_MS)
+        heappush(self._later, (due, self._refusals, work))
+        told = source.assigned.queue, error.code
+        if told not in self._told:
+            self._told.add(told)
+            self.errors.append(make(
+                error.code,
+                f"topic {source.place.topic} queue {source.place.queue} offset {back.at} could "
+                f"not be given back, and is tried here again: {error}",
+            ))
+
+    def _try_again(self, work: Run | Back) -> None:
+        """The time of what could not be given back has come."""
+        if work.source.is_void():
+            work.source.settle(work.left if isinstance(work, Run) else work.count)
+        elif isinstance(work, Run):
+            self._ready.append(work)
+            self.shared = True
+        else:
+            self._give(work)
 
     def _leave(self, assigned: Assigned) -> None:
         assigned.running -= 1

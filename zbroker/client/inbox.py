@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from zbroker import limits
-from zbroker.client import progress_flows
+from zbroker.client import forking, progress_flows
 from zbroker.client.consuming import Consuming, LookUp
 from zbroker.client.core import Core
 from zbroker.client.door import Call
@@ -21,6 +21,7 @@ from zbroker.client.errands import Errand, LostWay, WantBrokers, WantTopic
 from zbroker.client.fetching import FetchOut
 from zbroker.client.places import Place, TopicView
 from zbroker.client.sharing import Sharing
+from zbroker.client.sleepers import Part
 from zbroker.clock import monotonic_ms
 from zbroker.errors import Closed, ZBrokerError
 from zbroker.wire import ops
@@ -42,18 +43,20 @@ class Inbox:
         lock: held while anything of the minds, or of an `Assigned`, is looked at or changed.
         closed: why there is nothing more to read; None while there may be.
         opened: something was taken and is not handed out to its end.
+        follower: lives by what comes in here, and is ticked with it; None if nobody does.
     """
 
     def __init__(
         self, core: Core, group: str, mind: Consuming, sharing: Sharing | None = None
     ) -> None:
         self.mind, self.sharing = mind, sharing
-        self.lock = threading.Lock()
+        self.lock = forking.lock()
         self.closed: ZBrokerError | None = None
         self.opened = False
+        self.follower: Part | None = None
         self._core, self._group = core, group
         self._some = threading.Condition(self.lock)
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: dict[Callable[[], None], None] = {}
         self._joined: list[Joined] = []
         self._left: list[Callable[[], None]] = []
         self._calls: dict[int, Call] = {}
@@ -73,9 +76,14 @@ class Inbox:
         """Calls `callback` once from the thread, or at once, when there may be something."""
         with self.lock:
             if not self._has_some():
-                self._callbacks.append(callback)
+                self._callbacks[callback] = None
                 return
         callback()
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Who wanted to know of something to take does not wait any more."""
+        with self.lock:
+            self._callbacks.pop(callback, None)
 
     def when_joined(self, callback: Joined) -> None:
         """Calls `callback` once from the thread when the group was joined, or why it was not.
@@ -105,7 +113,7 @@ class Inbox:
 
     def wake(self) -> None:
         """The mind was told something: the thread should look."""
-        self._core.io.wake()
+        self._core.io.wake(self)
 
     def subscribe(self, topic: str, tags: tuple[str, ...]) -> None:
         """Has the member join its group with one more topic; never waits, see `when_joined`.
@@ -134,6 +142,7 @@ class Inbox:
             with self.lock:
                 if self.sharing is not None:
                     self.sharing.leave(drain_ms, now)
+            self._core.io.sleepers.touch(self)
 
         try:
             self._core.io.post(leave)
@@ -152,7 +161,7 @@ class Inbox:
             if self.closed is not None:
                 return
             self.closed = error
-            callbacks, self._callbacks = self._callbacks, []
+            callbacks, self._callbacks = self._callbacks, {}
             self._some.notify_all()
         for callback in callbacks:
             callback()
@@ -177,13 +186,18 @@ class Inbox:
             self._emit(each, now)
         if self._left and (self.closed or self.sharing is None or self.sharing.gone):
             self._tell_left()
+        if self.follower is not None:
+            self.follower.tick(now)
 
     def next_deadline(self) -> int | None:
         """When `tick` is wanted next."""
         with self.lock:
-            at = self.mind.next_deadline(self._now)
-            other = self.sharing.next_deadline(self._now) if self.sharing else None
-        return at if other is None else other if at is None else min(at, other)
+            times = [self.mind.next_deadline(self._now)]
+            if self.sharing is not None:
+                times.append(self.sharing.next_deadline(self._now))
+        if self.follower is not None:
+            times.append(self.follower.next_deadline())
+        return min((at for at in times if at is not None), default=None)
 
     def fail_all(self, error: ZBrokerError, now: int) -> None:
         """Ends everything that waits."""
@@ -191,18 +205,20 @@ class Inbox:
             self.closed = self.closed or error
         self._announce()
         self._tell_left()
+        if self.follower is not None:
+            self.follower.fail_all(error, now)
 
     # --- inside
 
     def _begin(self, _: int) -> None:
-        self._core.io.parts.append(self)
+        self._core.io.sleepers.append(self)
         self._core.finder.watchers.append(self._changed)
 
     def _end(self, _: int) -> None:
         for call in self._calls.values():
             self._core.session.drop(call)
-        if self in self._core.io.parts:
-            self._core.io.parts.remove(self)
+        if self in self._core.io.sleepers:
+            self._core.io.sleepers.remove(self)
             self._core.finder.watchers.remove(self._changed)
         self._core.inboxes.discard(self)
         self._announce()
@@ -210,10 +226,7 @@ class Inbox:
 
     def _has_some(self) -> bool:
         mind = self.mind
-        return bool(
-            self.closed or self.opened or mind.errors
-            or any(assigned.buffer for assigned in mind.queues.values())
-        )
+        return bool(self.closed or self.opened or mind.errors or mind.has_some)
 
     def _tell_left(self) -> None:
         left, self._left = self._left, []
@@ -231,8 +244,8 @@ class Inbox:
         core = self._core
         if isinstance(out, FetchOut):
             self._call(
-                out, out.worker, out.request, out.request.wait_ms + limits.REPLY_GRACE_MS,
-                out.request.wait_ms, False,
+                out, out.worker, out.request, limits.SEND_DEADLINE_MAX_MS, out.request.wait_ms,
+                False,
             )
         elif isinstance(out, Errand):
             self._call(out, out.place, out.request, out.within_ms, out.wait_ms, out.retry)
@@ -308,13 +321,13 @@ class Inbox:
                 self._routed(name, view, now)
 
     def _announce(self) -> None:
-        """Wakes the thread for another look, and tells those who wait for something."""
-        self._core.io.wake()
+        """Has the thread look again, and tells those who wait for something."""
+        self._core.io.sleepers.touch(self)
         self._tell_joined()
         with self.lock:
             if not self._has_some():
                 return
-            callbacks, self._callbacks = self._callbacks, []
+            callbacks, self._callbacks = self._callbacks, {}
             self._some.notify_all()
         for callback in callbacks:
             callback()

@@ -22,6 +22,7 @@ import msgspec
 from zbroker import limits, names
 from zbroker.client.assigned import Start
 from zbroker.client.errands import Errand, WantBrokers
+from zbroker.client.exact import integer, text
 from zbroker.client.places import Place
 from zbroker.client.session import backoff_ms
 from zbroker.errors import InvalidArgument, TooLarge, ZBrokerError
@@ -64,25 +65,32 @@ def terms_of(
     Raises:
         InvalidArgument: a value is outside its limits.
     """
-    names.check_group(group)
+    group = names.check_group(group)
     if assignment not in STRATEGIES:
         raise InvalidArgument(f"assignment {assignment!r:.40}: one of {', '.join(STRATEGIES)}")
-    if isinstance(revision, bool) or not isinstance(revision, int) or not (
-        0 <= revision <= limits.INTEGER_MAX
-    ):
-        raise InvalidArgument(f"subscription_revision {revision!r:.40}: an integer from 0")
-    if not isinstance(room, str) or len(room) > limits.CLIENT_ID_CHARS_MAX:
-        raise InvalidArgument(f"room {room!r:.40}: at most {limits.CLIENT_ID_CHARS_MAX} characters")
-    try:
-        given = msgspec.convert(config or {}, dict[str, dict[str, list[int]]])
-    except msgspec.ValidationError as error:
-        raise InvalidArgument(f"assignment_config: {error}") from None
+    revision = integer(revision, "subscription_revision")
+    room = text(room, "room", limits.CLIENT_ID_CHARS_MAX)
     if start.offset >= 0:
         raise InvalidArgument("start: 'last', 'first' or a datetime with a time zone")
     return Terms(
         group, client_id, session, revision, start.word or "time", max(0, start.time_ms),
-        assignment, room, given,
+        str.__str__(assignment), room, _plain_config(config or {}),
     )
+
+
+def _plain_config(config: Any) -> dict[str, dict[str, list[int]]]:
+    """Client id -> topic -> queue numbers, all of it plain; raises InvalidArgument."""
+    try:
+        given = msgspec.convert(config, dict[str, dict[str, list[int]]])
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"assignment_config: {error}") from None
+    return {
+        text(name, "assignment_config: client id", limits.CLIENT_ID_CHARS_MAX): {
+            names.check_any_topic(topic): [integer(each, f"queue of {topic}") for each in numbers]
+            for topic, numbers in topics.items()
+        }
+        for name, topics in given.items()
+    }
 
 
 class Seat:

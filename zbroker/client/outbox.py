@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from zbroker.client import forking
 from zbroker.client.batches import Batch
 from zbroker.client.door import Call
 from zbroker.client.finder import Finder
@@ -43,10 +44,10 @@ class Outbox:
         self._squeezing = Squeezing(mind.settings.compress)
         self.closed: ZBrokerError | None = None
         self._io, self._finder = io, finder
-        self._lock = threading.Lock()
+        self._lock = forking.lock()
         self._room = threading.Condition(self._lock)
         self._waiting = 0
-        self._room_callbacks: list[Callable[[], None]] = []
+        self._room_callbacks: dict[Callable[[], None], None] = {}
         io.post(self._begin)
 
     # --- for callers
@@ -88,18 +89,21 @@ class Outbox:
         if mind.unencoded:
             self.encode()
         else:
-            self._io.wake()
+            self._io.wake(self)
         return batch, index
 
     def encode(self) -> None:
         """Makes the bytes of what was sealed."""
+        self._encode()
+        self._io.wake(self)
+
+    def _encode(self) -> None:
         with self._lock:
             work, self.mind.unencoded = self.mind.unencoded, []
         made = [(batch, self._squeezing.encode(batch)) for batch in work]
         with self._lock:
             for batch, data in made:
                 self.mind.encoded(batch, data)
-        self._io.wake()
 
     def view(self, topic: str) -> TopicView | None:
         """What is known of a topic."""
@@ -110,14 +114,19 @@ class Outbox:
         """Makes everything urgent; returns what is not settled."""
         with self._lock:
             batches = self.mind.flush()
-        self._io.wake()
+        self._io.wake(self)
         return batches
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` from the thread as soon as something has left the buffer."""
+        """Calls `callback` once from the thread as soon as something has left the buffer."""
         with self._lock:
-            self._room_callbacks.append(callback)
-        self._io.wake()
+            self._room_callbacks[callback] = None
+        self._io.wake(self)
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Who wanted to know of room does not wait any more."""
+        with self._lock:
+            self._room_callbacks.pop(callback, None)
 
     def shut(self, error: ZBrokerError) -> None:
         """Takes no more messages; those on their way go on."""
@@ -130,8 +139,8 @@ class Outbox:
         """Ends the use: what is still on its way fails with `error`."""
 
         def leave(now: int) -> None:
-            if self in self._io.parts:
-                self._io.parts.remove(self)
+            if self in self._io.sleepers:
+                self._io.sleepers.remove(self)
                 self._finder.watchers.remove(self._changed)
             self.fail_all(error, now)
 
@@ -141,19 +150,23 @@ class Outbox:
     # --- for the thread
 
     def tick(self, now: int) -> None:
-        """Seals and encodes what is due, sends what is ready, announces what is settled."""
+        """Announces what is settled, seals and encodes what is due, sends what is ready.
+
+        The first thing is to wake who waits: the rest is done while that thread wakes.
+        """
         mind = self.mind
+        if mind.settled:
+            self._announce()
         with self._lock:
             mind.tick(now)
-            work, mind.unencoded = mind.unencoded, []
-        made = [(batch, self._squeezing.encode(batch)) for batch in work]
+        if mind.unencoded:
+            self._encode()
         with self._lock:
-            for batch, data in made:
-                mind.encoded(batch, data)
             out = mind.take_outgoing(now)
         for each in out:
             self._emit(each, now)
-        self._announce()
+        if mind.settled:
+            self._announce()
 
     def next_deadline(self) -> int | None:
         """When `tick` is wanted next."""
@@ -170,7 +183,7 @@ class Outbox:
     # --- inside
 
     def _begin(self, _: int) -> None:
-        self._io.parts.append(self)
+        self._io.sleepers.append(self)
         self._finder.watchers.append(self._changed)
 
     def _wait_for_room(self, count: int, size: int, wait_s: float) -> None:
@@ -209,11 +222,12 @@ class Outbox:
     def _answered(self, parcel: Parcel, call: Call, result: Any, now: int) -> None:
         with self._lock:
             self.mind.receive(parcel, result, call.sends > 1, now)
+        self._io.sleepers.touch(self)
 
     def _routed(self, topic: str, view: TopicView | ZBrokerError, now: int) -> None:
         with self._lock:
             self.mind.routed(topic, view, now)
-        self._io.wake()
+        self._io.sleepers.touch(self)
 
     def _changed(self, names: set[str], now: int) -> None:
         for name in names:
@@ -225,11 +239,11 @@ class Outbox:
         mind = self.mind
         with self._lock:
             settled, mind.settled = mind.settled, []
-            callbacks: list[Callable[[], None]] = []
+            callbacks: dict[Callable[[], None], None] = {}
             if settled:
                 if self._waiting:
                     self._room.notify_all()
-                callbacks, self._room_callbacks = self._room_callbacks, []
+                callbacks, self._room_callbacks = self._room_callbacks, {}
         for batch in settled:
             batch.announce()
         for callback in callbacks:

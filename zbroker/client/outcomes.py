@@ -100,7 +100,7 @@ def cause_of(error: BaseException) -> str:
 def _said(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # a user's __str__ may do anything
+    except BaseException:  # a user's __str__ may do anything
         return ""
 
 

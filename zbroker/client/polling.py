@@ -3,6 +3,9 @@
 Under leases three things are looked at for every piece that is handed out: that the queue was not
 taken away meanwhile, that the lease is surely ours still, and what the member before has done of it
 already. What was handed out and not committed counts as running: its release waits for the commit.
+
+Ctrl-C may come between any two steps. A poll that it tears apart has returned nothing: before the
+next poll or commit everything is as it was before, and what was taken is fetched again.
 """
 
 from __future__ import annotations
@@ -10,13 +13,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from zbroker.client.assigned import Fetch
+from zbroker.client.assigned import Assigned, Fetch
 from zbroker.client.inbox import Inbox
 from zbroker.client.received import Received, messages_of, standing_of
 from zbroker.clock import monotonic_ms
 from zbroker.errors import ZBrokerError
 from zbroker.wire import records
 from zbroker.wire.records import Placed
+
+_Before = dict[Assigned, tuple[int, int, bool, int]]  # life, position, taken, running
 
 
 class Polling:
@@ -31,24 +36,50 @@ class Polling:
         self._turn = threading.Lock()
         self._open: tuple[Fetch, Iterator[Placed]] | None = None
         self._rest: list[Received] = []
+        self._torn: list[_Before] = []
 
     def poll(self, max_messages: int) -> list[Received]:
         """What is there, at most `max_messages`; raises what a queue has run into."""
-        inbox = self._inbox
-        inbox.check_open()
-        with self._turn:
-            if inbox.closed is not None:
-                raise inbox.closed
-            got: list[Received] = []
-            while len(got) < max_messages:
-                if not self._rest and not self._refill():
-                    break
-                got += self._hand_out(max_messages - len(got))
-            if not got:
-                inbox.raise_errors()
-            return got
+        self._inbox.check_open()
+        before: _Before = {}
+        try:
+            with self._turn:
+                return self._poll(max_messages, before)
+        except ZBrokerError:
+            raise
+        except BaseException:
+            self._torn.append(before)  # one step, and all that is done here: the next may come
+            raise
 
-    def _hand_out(self, most: int) -> list[Received]:
+    def mend(self) -> None:
+        """Takes back what polls that were torn apart had taken. The inbox's lock is held."""
+        if not self._torn:
+            return
+        for before in reversed(self._torn):
+            for assigned, (life, position, taken, running) in before.items():
+                if assigned.life == life or assigned.revoked:
+                    assigned.position, assigned.taken = position, taken
+                    assigned.running = running
+        self._inbox.mind.rewind_all()
+        self._torn.clear()
+        self._inbox.wake()
+
+    def _poll(self, max_messages: int, before: _Before) -> list[Received]:
+        inbox = self._inbox
+        if inbox.closed is not None:
+            raise inbox.closed
+        with inbox.lock:
+            self.mend()
+        got: list[Received] = []
+        while len(got) < max_messages:
+            if not self._rest and not self._refill(before):
+                break
+            got += self._hand_out(max_messages - len(got), before)
+        if not got:
+            inbox.raise_errors()
+        return got
+
+    def _hand_out(self, most: int, before: _Before) -> list[Received]:
         """Some of what is decoded; nothing if the queue was sought elsewhere or taken away."""
         assert self._open is not None
         fetch, _ = self._open
@@ -60,6 +91,7 @@ class Polling:
             if assigned.life != fetch.life:
                 self._close()
                 return []
+            _remember(before, assigned)
             assigned.position = standing_of(part[-1]) + 1
             assigned.taken = True
             if assigned.token:
@@ -67,7 +99,7 @@ class Polling:
         self._rest = self._rest[len(part) :]
         return part
 
-    def _refill(self) -> bool:
+    def _refill(self, before: _Before) -> bool:
         """Decodes the next batch into `_rest`; False if there is nothing."""
         inbox = self._inbox
         while True:
@@ -98,6 +130,7 @@ class Polling:
             if placed is None:
                 with inbox.lock:
                     if assigned.life == fetch.life:
+                        _remember(before, assigned)
                         assigned.position = fetch.next
                 self._close()
             elif self._rest:
@@ -106,3 +139,8 @@ class Polling:
     def _close(self) -> None:
         self._open, self._rest = None, []
         self._inbox.opened = False
+
+
+def _remember(before: _Before, assigned: Assigned) -> None:
+    if assigned not in before:
+        before[assigned] = assigned.life, assigned.position, assigned.taken, assigned.running

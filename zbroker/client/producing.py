@@ -89,7 +89,7 @@ class Producing:
             or (new_bytes := self.buffered_bytes + size) > self._buffer_bytes
         ):
             return None
-        batch.messages.append((body,))
+        batch.messages.append(body)
         batch.size = new_size
         self.buffered_bytes = new_bytes
         self.buffered += 1
@@ -117,7 +117,7 @@ class Producing:
 
         Args:
             topic: its name, checked.
-            items: 1-tuples of bodies, or Messages.
+            items: bodies, or Messages.
             size: about the bytes they take.
             rich: some of them are Messages.
             choice: None, a hash, a callable or a queue, see `TopicLane.slot`.
@@ -232,7 +232,7 @@ class Producing:
             if lane.view is not None and lane.ask_at <= now:
                 lane.ask_at = now + limits.ROUTES_RETRY_MS
                 self._out.append(LostWay())
-        if not self._can_carry():
+        if not self._open or not self._can_carry():
             return
         room = limits.QUEUES_A_REQUEST_MAX
         for batch, slot in list(self._open.items()):
@@ -249,7 +249,7 @@ class Producing:
             times.append(self._alive[0].deadline)
         if self._open and self._can_carry():
             times.append(next(iter(self._open)).due_at)
-        for lanes in self._ready.values():
+        for lanes in filter(None, self._ready.values()):
             times += [lane.paused_until for lane in lanes if lane.paused_until > self._now]
         return min(times, default=None)
 

@@ -67,16 +67,28 @@ def _begin(start: Start, row: ops.QueueOffsets) -> int:
 
 def committed(group: str, queues: list[QueuePlace]) -> Flow:
     """By place: the group's Progress, None where there is none yet."""
-    groups = by_worker(queues)
-    answers = yield [
-        Ask(worker, ops.Progress(id=0, group=group, queues=[entry_of(one) for one in each]))
-        for worker, each in groups
-    ]
     found: dict[QueuePlace, Progress | None] = {}
-    for (_, each), answer in zip(groups, answers):
-        for place, row in zip(each, answer.entries):
-            found[place] = progress_of(row)
+    left = queues
+    while left:
+        groups = by_worker(left)
+        answers = yield [
+            Ask(worker, ops.Progress(id=0, group=group, queues=[entry_of(one) for one in each]))
+            for worker, each in groups
+        ]
+        rows = {
+            place: row
+            for (_, each), answer in zip(groups, answers)
+            for place, row in zip(each, answer.entries)
+        }
+        asked, left = left, [place for place, row in rows.items() if _is_left(row)]
+        for place in rows.keys() - left if len(left) < len(asked) else rows:
+            found[place] = progress_of(rows[place])
     return found
+
+
+def _is_left(row: ops.Committed) -> bool:
+    """Whether the answer had no room for this row: it is asked for again."""
+    return row.error is not None and row.error.get("code") == "BUSY"
 
 
 def commit(
@@ -93,34 +105,53 @@ def commit(
     Returns:
         One row an entry: ops.Committed, or a ZBrokerError.
     """
+    found: list[Any] = [None] * len(entries)
+    left = list(range(len(entries)))
+    while left:
+        asked = left
+        parts = _parts(entries, places, asked)
+        answers = yield [
+            Ask(
+                worker,
+                ops.Commit(
+                    id=0, group=group, entries=[entries[at] for at in part], session=session
+                ),
+                keep=True,
+            )
+            for worker, part in parts
+        ]
+        left = []
+        for (_, part), answer in zip(parts, answers):
+            for row, at in enumerate(part):
+                found[at] = _row(answer, row)
+                if not isinstance(answer, ZBrokerError) and _is_left(answer.entries[row]):
+                    left.append(at)
+        if len(left) == len(asked):
+            break
+    return found
+
+
+def _parts(
+    entries: list[ops.CommitEntry], places: list[QueuePlace], chosen: list[int]
+) -> list[tuple[Place, list[int]]]:
+    """Numbers of entries, by worker and as many as fit into a request."""
     groups: dict[Place, list[int]] = {}
-    for at, place in enumerate(places):
-        groups.setdefault(Place(place.broker, place.shard), []).append(at)
-    parts = [
+    for at in chosen:
+        groups.setdefault(Place(places[at].broker, places[at].shard), []).append(at)
+    return [
         (worker, part)
         for worker, rows in groups.items()
         for part in fitting(
             rows, lambda at: entry_bytes(entries[at].topic, len(entries[at].ranges))
         )
     ]
-    answers = yield [
-        Ask(
-            worker,
-            ops.Commit(
-                id=0, group=group, entries=[entries[at] for at in part], session=session
-            ),
-            keep=True,
-        )
-        for worker, part in parts
-    ]
-    found: list[Any] = [None] * len(entries)
-    for (_, part), answer in zip(parts, answers):
-        for row, at in enumerate(part):
-            found[at] = answer
-            if not isinstance(answer, ZBrokerError):
-                error = answer.entries[row].error
-                found[at] = answer.entries[row] if error is None else codec.error_from(error)
-    return found
+
+
+def _row(answer: ops.CommitResult | ZBrokerError, at: int) -> ops.Committed | ZBrokerError:
+    if isinstance(answer, ZBrokerError):
+        return answer
+    row = answer.entries[at]
+    return row if row.error is None else codec.error_from(row.error)
 
 
 def brokers() -> Flow:

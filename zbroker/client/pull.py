@@ -18,6 +18,7 @@ from zbroker.client import lag_flows, progress_flows
 from zbroker.client.assigned import Assigned, Start
 from zbroker.client.consuming import Consuming
 from zbroker.client.core import Core, Seconds, seconds
+from zbroker.client.exact import integer, text
 from zbroker.client.flow import Find, Flow
 from zbroker.client.inbox import Inbox
 from zbroker.client.membership import Membership, Terms, terms_of
@@ -40,9 +41,9 @@ _WORDS = {"begin": "first", "first": "first", "end": "last", "last": "last"}
 
 
 def wall_ms_of(instant: datetime) -> int:
-    """Milliseconds since 1970 of an aware datetime; raises InvalidArgument for a naive one."""
-    if instant.tzinfo is None:
-        raise InvalidArgument(f"{instant}: a datetime with a time zone is wanted")
+    """Milliseconds since 1970 of an aware datetime; raises InvalidArgument for anything else."""
+    if not isinstance(instant, datetime) or instant.tzinfo is None:
+        raise InvalidArgument(f"{instant!r:.60}: a datetime with a time zone is wanted")
     return max(0, int(instant.timestamp() * 1000))
 
 
@@ -52,8 +53,8 @@ def start_of(where: Any) -> Start:
         return Start(time_ms=wall_ms_of(where))
     if isinstance(where, str) and where in _WORDS:
         return Start(_WORDS[where])
-    if isinstance(where, int) and not isinstance(where, bool) and where >= 0:
-        return Start(offset=where)
+    if isinstance(where, int) and not isinstance(where, bool):
+        return Start(offset=integer(where, "offset"))
     raise InvalidArgument(
         f"{where!r:.60}: 'begin', 'end', an offset or a datetime with a time zone is wanted"
     )
@@ -64,20 +65,19 @@ def queue_of(name: QueueName) -> Queue:
     if not isinstance(name, tuple) or not 2 <= len(name) <= 3:
         raise InvalidArgument(f"{name!r:.60}: (topic, queue) is wanted")
     found = Queue(*name)
-    names.check_topic(found.topic)
-    if not isinstance(found.queue, int) or found.queue < 0:
-        raise InvalidArgument(f"queue number {found.queue!r:.20}: 0 or more is wanted")
-    return found
+    broker = text(found.broker, "broker", limits.TOPIC_CHARS_MAX)
+    return Queue(names.check_topic(found.topic), integer(found.queue, "queue number"), broker)
 
 
 def _progress_of(value: Any) -> Progress:
     try:
-        done = Progress(value) if isinstance(value, int) else Progress.of(value.next, value.acked)
-        if done.next >= 0:
-            return done
-    except (AttributeError, TypeError, ValueError):
-        pass  # what is wanted is said below
-    raise InvalidArgument(f"progress {value!r:.60}: a Progress or the next offset is wanted")
+        done = Progress(value) if isinstance(value, int) else value
+        acked = [(integer(first, "acked"), integer(end, "acked")) for first, end in done.acked]
+        return Progress.of(integer(done.next, "next"), acked)
+    except (AttributeError, TypeError, ValueError):  # an InvalidArgument is a ValueError
+        raise InvalidArgument(
+            f"progress {value!r:.60}: a Progress or the next offset is wanted"
+        ) from None
 
 
 class Puller:
@@ -122,7 +122,7 @@ class Puller:
         Raises:
             InvalidArgument: queues were assigned to this member of a group.
         """
-        names.check_topic(topic)
+        topic = names.check_topic(topic)
         wanted = tuple(sorted(set(tags.parse(tag))))
         self._inbox.check_open()
         if self._terms is not None:
@@ -178,12 +178,15 @@ class Puller:
     def position(self, queue: QueueName) -> int | None:
         """The next offset that `poll` returns; None while it is not known. Never waits."""
         name = queue_of(queue)
+        self._inbox.check_open()
         with self._inbox.lock:
+            self._polling.mend()
             assigned = self._mind.find(name)
             return assigned.position if assigned and assigned.position >= 0 else None
 
     def assignment(self) -> list[Queue]:
         """The queues that are read. Never waits."""
+        self._inbox.check_open()
         with self._inbox.lock:
             return sorted(
                 name for name, assigned in self._mind.queues.items() if not assigned.revoked
@@ -212,6 +215,7 @@ class Puller:
         done: dict[QueuePlace, Progress] = {}
         known: dict[Queue, Progress | None] = {}
         with self._inbox.lock:
+            self._polling.mend()
             for name, assigned in self._mind.queues.items():
                 if not assigned.taken or assigned.place is None or assigned.position < 0:
                     continue
@@ -349,8 +353,7 @@ class PullConsumer(Puller):
             Conflict: the group refuses this member: SUBSCRIPTION_MISMATCH, CLIENT_ID_IN_USE.
             ZBrokerError: a queue cannot be read; the other queues go on.
         """
-        if max_messages < 1:
-            raise InvalidArgument(f"max_messages {max_messages}: at least 1")
+        max_messages = integer(max_messages, "max_messages", 1)
         wait_s = seconds(timeout, "timeout", most=limits.POLL_WAIT_MAX_S)
         got = self._polling.poll(max_messages)
         if got or not wait_s:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from zbroker import limits
 from zbroker.client.core import Seconds, seconds
 from zbroker.client.pushing import Pushing
 from zbroker.client.received import Received
+from zbroker.client.signals import caught
 from zbroker.client.subscribing import ConsumerStats, Handlers, PushSettings
 from zbroker.errors import Closed, InvalidArgument, Timeout, ZBrokerError
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 _OneT = TypeVar("_OneT", bound=Callable[[Received], Awaitable[Any]])
 _ManyT = TypeVar("_ManyT", bound=Callable[[Sequence[Received]], Awaitable[Any]])
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_told: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Callable[[], None]]] = WeakKeyDictionary()
+_told: WeakKeyDictionary[asyncio.AbstractEventLoop, _Told] = WeakKeyDictionary()
 
 
 class _Tasks:
@@ -60,16 +59,22 @@ class _Tasks:
         if threading.get_ident() == self._thread:
             function()
             return
-        try:
-            self.loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop was closed, and all tasks with it
-            pass
+        if not _call_in(self.loop, function):
+            self.pushing.leave(0)  # the loop was closed: nobody would handle what is held
 
     def _start(self, count: int) -> None:
         for _ in range(count):
             task = self.loop.create_task(self._work(), name=self._name)
             self.alive.add(task)
-            task.add_done_callback(self.alive.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.alive.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.pushing.broke(error)
+        elif not self.alive and not self.pushing.ended:
+            self.pushing.leave(0)  # they were cancelled: the loop comes to its end
 
     def _wake_one(self) -> None:
         while self._idle:
@@ -137,7 +142,8 @@ class Consumer:
         pushing = self._begin(bridge.loop())
         joined = bridge.future(pushing.inbox.when_joined)
         try:
-            await asyncio.wait_for(joined, limits.CLIENT_TIMEOUT_S)
+            async with asyncio.timeout(limits.CLIENT_TIMEOUT_S):
+                await joined
         except BaseException as error:
             pushing.leave(0)
             self._pushing = None
@@ -238,21 +244,37 @@ class Consumer:
         await self.stop()
 
 
+class _Told:
+    """Who is told of signals in one loop: the first of them catches, the last gives back."""
+
+    def __init__(self) -> None:
+        self.handlers: list[Callable[[], None]] = []
+        self.catching = contextlib.ExitStack()
+
+    def tell(self) -> None:
+        for each in list(self.handlers):
+            each()
+
+
 @contextlib.contextmanager
 def _signals(loop: asyncio.AbstractEventLoop, handle: Callable[[], None]) -> Iterator[None]:
-    """Calls `handle` at each signal, beside those of others that run in this loop."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    told = _told.setdefault(loop, [])
-    told.append(handle)
-    if len(told) == 1:
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, lambda: [each() for each in list(told)])
+    """Calls `handle` in the loop at each signal, beside those of others that run in it."""
+    told = _told.setdefault(loop, _Told())
+    told.handlers.append(handle)
     try:
+        if len(told.handlers) == 1:
+            told.catching.enter_context(caught(lambda: _call_in(loop, told.tell)))
         yield
     finally:
-        told.remove(handle)
-        if not told:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+        told.handlers.remove(handle)
+        if not told.handlers:
+            told.catching.close()
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> bool:
+    """Has the loop call a function; says whether it is not closed."""
+    try:
+        loop.call_soon_threadsafe(function)
+    except RuntimeError:
+        return False
+    return True

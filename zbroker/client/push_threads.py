@@ -8,19 +8,19 @@ contend for the interpreter. The threads are daemons: a handler that never retur
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from queue import SimpleQueue
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from zbroker import limits
 from zbroker.client.core import Seconds, seconds
 from zbroker.client.pushing import Pushing
 from zbroker.client.received import Received
+from zbroker.client.signals import caught
 from zbroker.client.subscribing import ConsumerStats, Handlers, PushSettings
 from zbroker.errors import Closed, Internal, InvalidArgument, Timeout, ZBrokerError
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _OneT = TypeVar("_OneT", bound=Callable[[Received], Any])
 _ManyT = TypeVar("_ManyT", bound=Callable[[Sequence[Received]], Any])
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Threads:
@@ -80,6 +79,8 @@ class _Threads:
     def _work(self) -> None:
         try:
             self._loop()
+        except BaseException as error:
+            self.pushing.broke(error)
         finally:
             self._alive.discard(threading.current_thread())
 
@@ -270,21 +271,13 @@ class Consumer:
 @contextlib.contextmanager
 def _signals(first: Callable[[], None]) -> Iterator[None]:
     """Calls `first` at the first signal; a second one is a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    count = 0
+    came: list[None] = []
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
+    def handle() -> None:
+        came.append(None)
+        if len(came) > 1:
             raise KeyboardInterrupt
         first()
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
-    try:
+    with caught(handle):
         yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, signal.SIG_DFL if old is None else old)  # None: not Python's

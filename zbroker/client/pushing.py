@@ -1,7 +1,7 @@
 """The hand of a push consumer: what both faces share.
 
 It sits between the inbox, which fetches under leases, and the workers of a face, threads or tasks,
-that run handlers. It is a part of the I/O thread too: from there it looks after what runs and sends
+that run handlers. It is ticked with the inbox, too: from there it looks after what runs and sends
 what is given back. The inbox's lock guards all of it; decoding is done by workers, outside of it.
 
 Workers are `concurrency`, and as many more at most in place of those whose handlers run longer than
@@ -10,7 +10,6 @@ the consume timeout: these are left alone, and count again when they come back.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import time
@@ -91,7 +90,7 @@ class Pushing:
         self._handing = Handing(handlers, reading.take, self._back, settings.timeout_ms)
         self._last_error: ZBrokerError | None = None
         self._on_end: list[Callable[[], None]] = []
-        core.io.post(lambda _: core.io.parts.append(self))
+        self.inbox.follower = self
         with self.inbox.lock:
             for topic, tags in subscription.items():
                 self._sharing.membership.subscribe(topic, tags, monotonic_ms())
@@ -108,6 +107,11 @@ class Pushing:
         """Begins nothing more, and leaves when what runs has ended, or after `drain_ms`."""
         self._stopping = True
         self.inbox.leave(drain_ms, self._end)
+
+    def broke(self, error: BaseException) -> None:
+        """A worker has died, of no handler's error: leaves, so that others do what is held."""
+        self._note(make("INTERNAL", f"a worker of this consumer has failed: {error!r:.200}"))
+        self.inbox.leave(0, self._end)
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once, from the I/O thread or at once, when it has ended."""
@@ -271,7 +275,8 @@ class Pushing:
         def done(_: Any, result: Any, __: list[bytes], now: int) -> None:
             with self.inbox.lock:
                 for back, outcome in self._back.answered(out, result, now):
-                    self._handing.given_back(back, outcome)
+                    self._handing.given_back(back, outcome, now)
+            self.inbox.wake()
 
         deadline = now + int(limits.CLIENT_TIMEOUT_S * 1000)
         self._core.session.call(out.worker, out.request, now, deadline, done, [out.payload])
@@ -288,8 +293,6 @@ class Pushing:
         self._workers.end()
         for callback in callbacks:
             callback()
-        with contextlib.suppress(ZBrokerError):  # a closed client has no parts any more
-            self._core.io.post(lambda _: self._core.io.parts.remove(self))
 
 
 def _now_ms() -> float:

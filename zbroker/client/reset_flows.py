@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
-from zbroker import limits
+from zbroker import names
+from zbroker.client import progress_flows
 from zbroker.client.admin_flows import by_worker, whole
+from zbroker.client.exact import integer
 from zbroker.client.flow import Ask, Flow
 from zbroker.client.group_flows import known_group
 from zbroker.client.lag_flows import forget_ended, name_of, unconfirmed
@@ -46,6 +48,8 @@ def reset(
 ) -> Flow:
     """Sets the progress of a group on a topic, as a list of QueueReset; raises NotFound.
 
+    A topic that the group neither subscribes to nor has progress on is a mistake: InvalidArgument.
+
     Args:
         name: of the group.
         topic: whose progress.
@@ -53,9 +57,21 @@ def reset(
         dry_run: only say what would be.
         queues: which of its queues, by number or Queue; None: all, or those that `to` names.
     """
-    word, time_ms = _target(to)
-    yield from known_group(name)
+    name, topic = names.check_group(name), names.check_any_topic(topic)
+    chosen = None if queues is None else list(queues)  # in the caller: it may wait
+    where = dict(to) if isinstance(to, Mapping) else to
+    return _reset(name, topic, where, _target(to), bool(dry_run), chosen)
+
+
+def _reset(
+    name: str, topic: str, to: To, target: tuple[str, int], dry_run: bool,
+    queues: list[Queue | int] | None,
+) -> Flow:
+    word, time_ms = target
+    known = yield from known_group(name)
     view: TopicView = yield from whole(topic)
+    if topic not in known.topics:
+        yield from _check_progress(name, view, known.topics)
     offsets = _offsets(view, to)
     chosen = list(offsets) if queues is None else [_place(view, one) for one in queues]
     asked = by_worker([place for place in chosen if place.shard >= 0])
@@ -81,13 +97,21 @@ def reset(
     return list(rows.values())
 
 
+def _check_progress(name: str, view: TopicView, subscribed: list[str]) -> Flow:
+    """Raises InvalidArgument if the group has no progress on a topic."""
+    rows = yield from progress_flows.committed(name, list(view.ready))
+    if not any(rows.values()):
+        read = ", ".join(subscribed) or "none, it has no subscription"
+        raise InvalidArgument(f"group {name} does not read topic {view.topic}; it reads {read}")
+
+
 def _target(to: To) -> tuple[str, int]:
     """`to` and `time_ms` of the request."""
     if isinstance(to, datetime):
         return "time", wall_ms_of(to)
     if isinstance(to, str) and to in _WORDS:
         return _WORDS[to], 0
-    if isinstance(to, Mapping) or type(to) is int:
+    if isinstance(to, (Mapping, int)) and not isinstance(to, bool):
         return "offset", 0
     raise InvalidArgument(f"to {to!r:.60}: begin, end, a datetime, an offset, or offsets by queue")
 
@@ -97,15 +121,15 @@ def _offsets(view: TopicView, to: To) -> dict[QueuePlace, int]:
     if isinstance(to, Mapping):
         found = {_place(view, one): offset for one, offset in to.items()}
     else:
-        found = dict.fromkeys(view.queues, to if type(to) is int else 0)
-    for place, offset in found.items():
-        if type(offset) is not int or not 0 <= offset <= limits.INTEGER_MAX:
-            raise InvalidArgument(f"offset {offset!r:.40} of {place.topic}/{place.queue}")
-    return found
+        found = dict.fromkeys(view.queues, to if isinstance(to, int) else 0)
+    return {
+        place: integer(offset, f"offset of {place.topic}/{place.queue}")
+        for place, offset in found.items()
+    }
 
 
 def _place(view: TopicView, queue: Queue | int) -> QueuePlace:
-    number, broker = (queue, "") if isinstance(queue, int) else (queue.queue, queue.broker)
+    number, broker = (queue.queue, queue.broker) if isinstance(queue, Queue) else (queue, "")
     place = view.find(number, broker)
     if place is None:
         raise make("QUEUE_NOT_FOUND", f"topic {view.topic} has no queue {number} {broker}".strip())

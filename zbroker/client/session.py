@@ -15,7 +15,7 @@ from typing import Any
 from zbroker import limits
 from zbroker.client.door import Call, Done, Door, Outgoing, Shut
 from zbroker.client.places import ENTRY, Place, Places
-from zbroker.errors import Malformed, Timeout, Unreachable, ZBrokerError
+from zbroker.errors import Internal, Malformed, Timeout, Unreachable, ZBrokerError
 from zbroker.wire import codec, ops
 from zbroker.wire.frames import Answered
 
@@ -81,11 +81,18 @@ class Session:
         if place == ENTRY and not self.answered:
             deadline = min(deadline, now + self._connect_ms)
         op = ops.BY_REQUEST[type(request)].name
-        frames = [b"", codec.encode_request(request), *(payload or ())]
         silence = wait_ms + limits.REPLY_GRACE_MS
-        call = Call(call_id, op, place, frames, deadline, silence, retry, done)
-        heappush(self._timers, (deadline, call_id, call))
-        self._dispatch(call, now)
+        call = Call(call_id, op, place, [], deadline, silence, retry, done)
+        try:
+            call.frames = [b"", codec.encode_request(request), *(payload or ())]
+        except Exception as crash:  # one caller's trouble must not end the thread of all
+            call.error = Internal(f"{op}: the request cannot be encoded: {crash!r:.200}")
+            call.deadline = now
+        heappush(self._timers, (call.deadline, call_id, call))
+        if call.error is None:
+            self._dispatch(call, now)
+        else:
+            self._waiting[call_id] = call
         return call
 
     def drop(self, call: Call) -> None:
@@ -134,6 +141,7 @@ class Session:
             head = codec.decode_reply(event.header)
         except Malformed:
             return  # nobody can be told; the request is sent again
+        door.unheard = 0
         if isinstance(head.id, int) and door.is_ping(head.id):
             if door.pong(head.id, head.boot):
                 self._reopen(door, now)
@@ -154,7 +162,7 @@ class Session:
 
     def tick(self, now: int) -> None:
         """Pings, judges silence, tries again what is due and gives up what is over."""
-        for door in list(self._doors.values()):
+        for door in self._asked(now):
             if door.tick(now, self._out, self._new_id):
                 self.lost = True
                 if door.endpoint == self._entries[self._entry]:
@@ -189,6 +197,12 @@ class Session:
     def _new_id(self) -> int:
         self._ids += 1
         return self._ids
+
+    def _asked(self, now: int) -> list[Door]:
+        """The doors where something is outstanding and a ping is due."""
+        return [
+            door for door in self._doors.values() if door.calls and now >= door.next_ping
+        ]
 
     def _is_open(self, call: Call) -> bool:
         door = self._doors.get(call.endpoint)

@@ -13,6 +13,7 @@ from zbroker import limits, names
 from zbroker.client.chunks import Handler
 from zbroker.client.consuming import Prefetch
 from zbroker.client.core import Seconds, seconds
+from zbroker.client.exact import integer
 from zbroker.client.membership import Terms, terms_of
 from zbroker.client.pull import start_of
 from zbroker.errors import InvalidArgument, ZBrokerError
@@ -73,21 +74,16 @@ def settings_of(
         group, client_id, names.hex_id(names.random_id()), start_of(start), assignment,
         subscription_revision, room, assignment_config,
     )
-    _check("concurrency", concurrency, 1, limits.CONCURRENCY_MAX)
-    _check("max_retries", max_retries, 0, limits.RETRIES_MAX)
-    _check("prefetch", prefetch, 1, limits.INTEGER_MAX)
-    _check("prefetch_bytes", prefetch_bytes, 1, limits.INTEGER_MAX)
+    concurrency = integer(concurrency, "concurrency", 1, limits.CONCURRENCY_MAX)
+    max_retries = integer(max_retries, "max_retries", most=limits.RETRIES_MAX)
+    prefetch = integer(prefetch, "prefetch", 1)
+    prefetch_bytes = integer(prefetch_bytes, "prefetch_bytes", 1)
     timeout_s = seconds(consume_timeout, "consume_timeout", limits.CONSUME_TIMEOUT_MAX_S)
     if not timeout_s:
         raise InvalidArgument("consume_timeout 0: more than no time")
     span = max(limits.PREFETCH_SPAN_MESSAGES, 2 * prefetch)
     fetched = Prefetch(prefetch, prefetch_bytes, span)
     return PushSettings(terms, concurrency, max_retries, fetched, timeout_s * 1000)
-
-
-def _check(name: str, value: Any, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise InvalidArgument(f"{name} {value!r:.40}: {least} to {most}")
 
 
 class Handlers:
@@ -106,13 +102,13 @@ class Handlers:
         self, topic: str, tag: str, batch: int | None
     ) -> Callable[[_FunctionT], _FunctionT]:
         """A decorator that takes a handler; raises InvalidArgument."""
-        names.check_topic(topic)
+        topic = names.check_topic(topic)
         if topic in self.by_topic:
             raise InvalidArgument(f"topic {topic} has a handler already")
         if len(self.by_topic) == limits.TOPICS_A_SUBSCRIPTION_MAX:
             raise InvalidArgument(f"at most {limits.TOPICS_A_SUBSCRIPTION_MAX} topics a consumer")
         if batch is not None:
-            _check("batch", batch, 1, limits.HANDLER_BATCH_MAX)
+            batch = integer(batch, "batch", 1, limits.HANDLER_BATCH_MAX)
         wanted = tuple(sorted(set(tags.parse(tag))))
 
         def take(function: _FunctionT) -> _FunctionT:
@@ -129,6 +125,8 @@ class Handlers:
         coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004  # an object that is called
         )
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise InvalidArgument("a handler with yield does nothing when it is called: return")
         if coroutine and not self._asynchronous:
             raise InvalidArgument("an async def as handler: that is for zbroker.aio")
         if self._asynchronous and not coroutine:

@@ -18,33 +18,21 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 import zmq
 
 from zbroker import limits
 from zbroker.client.door import Reopen, Shut
 from zbroker.client.session import Session
+from zbroker.client.sleepers import Part, Sleepers
 from zbroker.clock import monotonic_ms
 from zbroker.errors import Closed, Internal, ZBrokerError
 from zbroker.wire.frames import Answered, Send
 
 _log = logging.getLogger("zbroker.client")
 _NOBLOCK, _MORE, _NOBLOCK_MORE = 1, 2, 3
+_EVENTS, _POLLIN = int(zmq.EVENTS), 1
 _alive: weakref.WeakSet[IoThread] = weakref.WeakSet()
-
-
-class Part(Protocol):
-    """What the thread drives beside the session; all calls come from the thread."""
-
-    def tick(self, now: int) -> None:
-        """Does what is due."""
-
-    def next_deadline(self) -> int | None:
-        """When `tick` is wanted next."""
-
-    def fail_all(self, error: ZBrokerError, now: int) -> None:
-        """Ends everything that waits."""
 
 
 class IoThread:
@@ -56,6 +44,7 @@ class IoThread:
     Attributes:
         closed: why nothing can be asked any more; None while it can.
         parts: ticked every turn, in this order.
+        sleepers: ticked when they were touched or are due.
         turn_ends: called at the end of every turn.
     """
 
@@ -63,6 +52,7 @@ class IoThread:
         self.session = session
         self.closed: ZBrokerError | None = None
         self.parts: list[Part] = []
+        self.sleepers = Sleepers()
         self.turn_ends: list[Callable[[], None]] = []
         self._posted: deque[Callable[[int], None]] = deque()
         self._lock = threading.Lock()
@@ -78,10 +68,16 @@ class IoThread:
         """Has `job(now)` called by the thread; raises Closed."""
         self.start()
         self._posted.append(job)
+        if self.closed is not None:  # meanwhile: unless the thread has taken it, nobody will
+            with contextlib.suppress(ValueError, IndexError):
+                self._posted.remove(job)
+                raise self.closed
         self.wake()
 
-    def wake(self) -> None:
-        """Makes the thread take a turn; cheap when it is about to anyway."""
+    def wake(self, part: Part | None = None) -> None:
+        """Makes the thread take a turn, for a sleeper; cheap when it is about to anyway."""
+        if part is not None:
+            self.sleepers.touch(part)
         if not self._signalled:
             self._signalled = True
             if self._wake_in >= 0:
@@ -101,6 +97,15 @@ class IoThread:
                     target=self._run, name="zbroker-client", daemon=True
                 )
                 self._thread.start()
+
+    def runs(self) -> bool:
+        """Says whether there is a thread that takes what is posted."""
+        return self._thread is not None and self.closed is None
+
+    def join(self, timeout: float) -> None:
+        """Waits for the end of the thread, at most so many seconds."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, timeout))
 
     def is_own(self) -> bool:
         """Says whether the caller is the thread itself, which must never wait."""
@@ -159,26 +164,37 @@ class IoThread:
             turn_end()
 
     def _step(self, now: int) -> None:
-        while self._posted:
-            self._posted.popleft()(now)
+        self._work_off(now)
         for part in self.parts:
             part.tick(now)
+        self.sleepers.tick(now)
         self.session.tick(now)
+
+    def _work_off(self, now: int) -> None:
+        """Does what was posted; one caller's trouble must not end the thread of all."""
+        while self._posted:
+            job = self._posted.popleft()
+            try:
+                job(now)
+            except Exception:
+                _log.exception("a job of a zbroker client has failed")
 
     def _wait_ms(self) -> int:
         if self._signalled:
             return 0
-        times = [part.next_deadline() for part in self.parts]
-        times.append(self.session.next_deadline())
-        deadline = min((at for at in times if at is not None), default=None)
-        if deadline is None:
-            return limits.LOOP_POLL_MAX_MS
-        return min(limits.LOOP_POLL_MAX_MS, max(0, deadline - monotonic_ms()))
+        deadline = self.sleepers.next_deadline()
+        for source in (self.session, *self.parts):
+            at = source.next_deadline()
+            if at is not None and at < deadline:
+                deadline = at
+        return int(min(limits.LOOP_POLL_MAX_MS, max(0, deadline - monotonic_ms())))
 
     def _receive(self, source: zmq.Socket[bytes], now: int) -> None:
         door = self._doors[source]
         recv, receive = source.recv, self.session.receive
-        for _ in range(limits.TURN_REQUESTS_MAX):
+        for count in range(limits.TURN_REQUESTS_MAX):
+            if count == 1 and not int(source.getsockopt(_EVENTS)) & _POLLIN:
+                return  # a lone answer: the exception below costs three times as much
             try:
                 frame = recv(_NOBLOCK, False)
             except zmq.Again:
@@ -204,12 +220,13 @@ class IoThread:
         socket = self._sockets.get(out.door)
         if socket is None:
             socket = self._open(context, out.door)
+        send = super(zmq.Socket, socket).send  # without the sugar, as in net/port.py
         frames = out.frames
         last = len(frames) - 1
         with contextlib.suppress(zmq.Again):  # a full pipe: the request is sent again later
             for at in range(last):
-                socket.send(frames[at], _NOBLOCK_MORE)
-            socket.send(frames[last], _NOBLOCK)
+                send(frames[at], _NOBLOCK_MORE)
+            send(frames[last], _NOBLOCK)
 
     def _open(
         self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str
@@ -222,7 +239,11 @@ class IoThread:
         socket.set(zmq.HANDSHAKE_IVL, limits.HANDSHAKE_MS)
         socket.set(zmq.RECONNECT_IVL, limits.RECONNECT_MS)
         socket.set(zmq.RECONNECT_IVL_MAX, limits.RECONNECT_MAX_MS)
-        socket.connect(endpoint)
+        socket.set(zmq.IPV6, int("[" in endpoint))
+        try:
+            socket.connect(endpoint)
+        except zmq.ZMQError as error:  # a door to nowhere: as if nobody answered there
+            _log.warning("a broker is said to be at %s, which is no address: %s", endpoint, error)
         self._sockets[endpoint] = socket
         self._doors[socket] = endpoint
         self._poller.register(socket, zmq.POLLIN)
@@ -232,18 +253,26 @@ class IoThread:
         now = monotonic_ms()
         self._stopping = True
         self.closed = error
-        for part in self.parts:
-            part.fail_all(error, now)
-        self.session.fail_all(error, now)
-        while self._posted:
-            self._posted.popleft()(now)
-        self.session.fail_all(error, now)
+        self._work_off(now)
+        for _ in range(2):  # what ends here may ask for something more
+            for part in (*self.parts, *self.sleepers):
+                self._fail(part.fail_all, error, now)
+            self._fail(self.session.fail_all, error, now)
         for turn_end in self.turn_ends:
             turn_end()
         wake_in, self._wake_in = self._wake_in, -1
         os.close(wake_in)
         if self._wake_out != wake_in:
             os.close(self._wake_out)
+
+
+    def _fail(
+        self, fail_all: Callable[[ZBrokerError, int], None], error: ZBrokerError, now: int
+    ) -> None:
+        try:
+            fail_all(error, now)
+        except Exception:
+            _log.exception("the end of a zbroker client was not told to all who wait")
 
 
 def _wake_pair() -> tuple[int, int]:

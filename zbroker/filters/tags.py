@@ -12,20 +12,38 @@ from zbroker.errors import InvalidArgument
 ANY = "*"
 
 
+def is_selectable(tag: str) -> bool:
+    """Says whether an expression can name this tag."""
+    return tag != ANY and "||" not in tag and tag.strip() == tag
+
+
 def parse(expression: str) -> list[str]:
     """The tags of `a || b`; an empty list for `*` or nothing: all messages.
 
     Raises:
-        InvalidArgument: an empty tag between bars, or more than 64 tags.
+        InvalidArgument: no text, an empty tag between bars, a tag that no message can have, or more
+            than 64 tags.
     """
-    text = expression.strip()
+    if not isinstance(expression, str):
+        raise InvalidArgument(f"tag expression {expression!r:.40}: a str is wanted")
+    text = str.strip(expression)
     if text in ("", ANY):
         return []
     tags = [tag.strip() for tag in text.split("||")]
     if not all(tags):
-        raise InvalidArgument(f"tag expression {expression!r}: write it as `a || b`, or `*`")
+        raise InvalidArgument(f"tag expression {text!r:.200}: write it as `a || b`, or `*`")
     if len(tags) > limits.TAGS_A_FILTER_MAX:
         raise InvalidArgument(
             f"tag expression with {len(tags)} tags: at most {limits.TAGS_A_FILTER_MAX}"
         )
+    for tag in tags:
+        if not _fits(tag):
+            raise InvalidArgument(f"tag {tag!r:.60}: at most {limits.TAG_BYTES_MAX} bytes of UTF-8")
     return tags
+
+
+def _fits(tag: str) -> bool:
+    try:
+        return len(tag.encode()) <= limits.TAG_BYTES_MAX
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
