@@ -75,10 +75,6 @@ def test_environment_values_are_typed(name: str, text: str, key: str, value: obj
         ("[broker]\nadvertise = 'a b'\n", ["broker.advertise", "'a b'"]),
         ("[broker]\nadvertise = 'ünï'\n", ["broker.advertise", "ünï"]),
         ("[broker]\nbind = ''\n", ["broker.bind", "''"]),
-        ("[broker]\nbind = '0.0.0.0'\n", ["broker.bind", "broker.advertise"]),
-        ("[broker]\ngateway_port = 9876\n", ["broker.gateway_port", "nameserver.port = 9876"]),
-        ("[broker]\nworkers = 3\nworker_port = 65535\n", ["broker.worker_port", "65537"]),
-        ("[broker]\nworkers = 3\ngateway_port = 10923\n", ["gateway_port = 10923", "a worker"]),
         ("[nameserver]\nalso = ['foo']\n", ["'foo'", "tcp://host:port"]),
         ("[topics]\nqueues = 0\n", ["topics.queues = 0"]),
         ("broker = 3\n", ["[broker]"]),
@@ -110,15 +106,24 @@ def test_what_kubernetes_says_about_a_service_of_that_name_is_no_setting() -> No
         "ZBROKER_PORT_10911_TCP_PORT": "10911", "ZBROKER_PORT_10911_TCP_ADDR": "10.0.0.1",
     }
     assert config.load(environ=service).config == config.Config()
-    for name in ("ZBROKER_GATEWAY_PORT", "ZBROKER_PORTS", "ZBROKER_PORT_X_TCP"):
-        with pytest.raises(InvalidArgument, match=name):
-            config.load(environ={name: "1"})
+    others = {
+        name.replace("ZBROKER_", f"ZBROKER_{more}"): text
+        for name, text in service.items() for more in ("GATEWAY_", "NAMESERVER_", "MY_DATA_")
+    }
+    linked = {
+        "ZBROKER_NAME": "/app/zbroker", "ZBROKER_BROKER_NAME": "/app/zbroker-broker",
+        "ZBROKER_ENV_ZBROKER_BROKER__FLUSH": "async", "ZBROKER_VERSION": "1.0", "ZBROKER_HOME": "/",
+    }
+    assert config.load(environ={**others, **linked}).config == config.Config()
 
 
-def test_free_ports_are_no_clash() -> None:
-    ports = {"GATEWAY_PORT": "0", "WORKER_PORT": "0", "WORKERS": "3"}
-    environ = {f"ZBROKER_BROKER__{name}": text for name, text in ports.items()}
-    config.load(environ={**environ, "ZBROKER_NAMESERVER__PORT": "0"})
+@pytest.mark.parametrize("name", [
+    "ZBROKER_BROKER__GATEWAI_PORT", "ZBROKER_NAMESERVER__NAME", "ZBROKER_BROKR__SERVICE_HOST",
+    "ZBROKER_X__Y", "ZBROKER_BROKER_WORKERS", "ZBROKER_CONFG", "ZBROKER_URLS",
+])
+def test_what_looks_like_a_setting_and_is_none_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"environment variable {name} is not known"):
+        config.load(environ={name: "1"})
 
 
 def test_user_without_a_home_has_no_place_of_his_own(monkeypatch, tmp_path: Path) -> None:
@@ -197,18 +202,10 @@ def test_data_folder_order() -> None:
     assert config.data_folder(config.Config(), {"XDG_DATA_HOME": "/x"}) == Path("/x/zbroker")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1.2.3", "[::1]"])
-def test_this_machine_alone_needs_no_permission(host: str) -> None:
-    config.check_bind(host, "", insecure=False)
-
-
-def test_listening_beyond_this_machine_wants_insecure_and_a_host_to_tell() -> None:
-    with pytest.raises(InvalidArgument, match="--insecure"):
-        config.check_bind("10.0.0.1", "", insecure=False)
-    config.check_bind("10.0.0.1", "", insecure=True)
-    with pytest.raises(InvalidArgument, match="advertise"):
-        config.check_bind("0.0.0.0", "", insecure=True)
-    config.check_bind("0.0.0.0", "me", insecure=True)
+def test_what_only_a_start_needs_is_not_asked_when_it_is_read(toml) -> None:
+    loaded = config.load(toml("[broker]\nbind = '*'\ngateway_port = 9876\n"), {})
+    assert loaded.config.broker.bind == "*"
+    assert config.replace(loaded, {"broker.workers": 2}, "the option").config.broker.workers == 2
 
 
 def test_options_of_a_process_survive_the_command_line() -> None:

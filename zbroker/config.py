@@ -7,6 +7,7 @@ The file is `zbroker.toml`: the one of `--config`, else of ZBROKER_CONFIG, else 
 working folder, the user's configuration folder and /etc/zbroker. One key is one field of a section
 below, and ZBROKER_<SECTION>__<KEY> overrides it. What is not known is an error with a suggestion,
 in the file and in the environment: a misspelt setting that is silently ignored is worse than none.
+What only a start needs is asked there (`cli.listening`).
 """
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ ENVIRONMENT_NAMES = {
     "ZBROKER_FAULTS": "faults to inject; for the project's own tests",
     "ZBROKER_TEST_CLOCK": "a file that says how far the broker's time is ahead; for tests",
 }
-# What Kubernetes tells every container of the namespace about a Service named "zbroker".
+# What Kubernetes and docker tell a container about services named "zbroker" or "zbroker-gateway".
 _SERVICE = re.compile(
-    r"ZBROKER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+    r"ZBROKER_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|NAME|ENV_\w+"
+    r"|PORT(_\d+_(TCP|UDP|SCTP)(_[A-Z0-9]+)*)?)"
 )
+_SIMILAR = 0.7  # of 1: what is so like a known name is meant to be it
+EVERY_ADDRESS = ("*", "0.0.0.0", "[::]")
 EVERY_KIND = ("nameserver", "gateway", "worker")
 
 _OptionsT = TypeVar("_OptionsT", bound=msgspec.Struct)
@@ -339,33 +343,6 @@ def data_folder(config: Config, environ: Mapping[str, str] | None = None) -> Pat
     return folders.absolute(named) if named else folders.data_folder(environ)
 
 
-def check_bind(host: str, advertise: str, insecure: bool) -> None:
-    """Refuses to listen beyond this machine unless that is asked for.
-
-    Args:
-        host: to listen on.
-        advertise: host that clients are told; wanted where `host` means every address.
-        insecure: the user knows that everybody who reaches the port may do everything.
-
-    Raises:
-        InvalidArgument: with what to do.
-    """
-    if host == "localhost" or host.startswith("127.") or host == "[::1]":
-        return
-    if not insecure:
-        text = "anybody who reaches it may read and write; say --insecure if that is wanted"
-        raise InvalidArgument(f"broker.bind = {host!r} is not this machine alone: {text}")
-    _check_bind(host, advertise)
-
-
-def _check_bind(host: str, advertise: str) -> None:
-    if host not in ("*", "0.0.0.0", "[::]"):
-        check_host("broker.bind", host)
-    elif not advertise:
-        text = "set broker.advertise to the host for clients to use, and say --insecure"
-        raise InvalidArgument(f"broker.bind = {host!r} is every address: {text}")
-
-
 def _file_values(path: Path) -> Iterator[tuple[_Key, Any]]:
     try:
         document = tomllib.loads(path.read_text("utf-8"))
@@ -388,15 +365,15 @@ def _file_values(path: Path) -> Iterator[tuple[_Key, Any]]:
 
 
 def _overrides(environ: Mapping[str, str]) -> Iterator[tuple[str, _Key]]:
+    known = [*_VARIABLES, *ENVIRONMENT_NAMES]
     for name in sorted(environ):
-        ours = name.startswith("ZBROKER_") and name not in ENVIRONMENT_NAMES
-        if not ours or _SERVICE.fullmatch(name):
-            continue
-        key = _VARIABLES.get(name)
-        if key is None:
-            known = [*_VARIABLES, *ENVIRONMENT_NAMES]
-            raise _unknown(f"environment variable {name}", name, known)
-        yield name, key
+        if name in _VARIABLES:
+            yield name, _VARIABLES[name]
+        elif name.startswith("ZBROKER_") and name not in known and not _SERVICE.fullmatch(name):
+            words = [one.removeprefix("ZBROKER_") for one in known]
+            word = name.removeprefix("ZBROKER_")
+            if "__" in word or difflib.get_close_matches(word, words, cutoff=_SIMILAR):
+                raise _unknown(f"environment variable {name}", name, known)
 
 
 def _unknown(what: str, name: str, known: Any) -> InvalidArgument:
@@ -426,25 +403,8 @@ def _assemble(values: Mapping[str, Any]) -> Config:
     config = msgspec.convert(sections, Config)
     if config.broker.advertise:
         check_host("broker.advertise", config.broker.advertise)
-    _check_bind(config.broker.bind, config.broker.advertise)
+    if config.broker.bind not in EVERY_ADDRESS:
+        check_host("broker.bind", config.broker.bind)
     for address in config.nameserver.also:
         check_address(address)
-    _check_ports(config.broker, config.nameserver)
     return config
-
-
-def _check_ports(broker: BrokerSection, nameserver: NameserverSection) -> None:
-    """Each process has a port of its own; 0 is any that is free."""
-    if broker.port_base:
-        return
-    last = broker.worker_port + max(1, broker.workers) - 1
-    if last > limits.PORT_MAX:
-        raise InvalidArgument(f"broker.worker_port: the last worker would listen on {last}")
-    used = dict.fromkeys(range(broker.worker_port, last + 1), "a worker")
-    wanted = {"broker.gateway_port": broker.gateway_port}
-    if nameserver.run:
-        wanted["nameserver.port"] = nameserver.port
-    for name, port in wanted.items():
-        if port and port in used:
-            raise InvalidArgument(f"{name} = {port} is the port of {used[port]} too")
-        used[port] = name

@@ -27,6 +27,7 @@ KEYS_MAX = 16
 KEY_BYTES_MAX = 128
 HEADERS_BYTES_MAX = 32 * 1024  # names and values in sum
 BATCH_RAW_BYTES_MAX = 16 << 20  # payload before compression
+LZ4_AROUND_BYTES = 64 * 1024  # that lz4 may make a payload longer; its own 64 KiB blocks: 3 kB
 BATCH_MESSAGES_MAX = 65_536  # bounds what one decode may hold up the loop for
 BATCH_HEADER_BYTES = 52
 REQUEST_BYTES_MAX = BATCH_RAW_BYTES_MAX + (1 << 20)  # all payload frames of one request
@@ -93,7 +94,7 @@ PARKED_HEADERS_BYTES_MAX = 16 << 20  # of what waits: what is made of a header h
 REPLIES_HELD_MAX = 65_536
 
 # --- store (FORMAT.md) ----------------------------------------------------------------------------
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD_ALIGN_BYTES = 16
 RECORD_HEADER_BYTES = 80
 RECORD_BYTES_MAX = REQUEST_BYTES_MAX + TURN_BYTES_MAX + (1 << 20)
@@ -233,7 +234,9 @@ TIMERS_A_PAGE = 1_024  # 40 kB: a row of a checkpoint, and 2 us to move when one
 TIMERS_PAGES_A_STEP = 256  # looked through at once for what is to be carried: 5 ms
 TIMER_AROUND_BYTES = 256  # that FIRED or a carried TIMER is longer than the TIMER: id, due time
 CARRY_STEP_BYTES = 1 << 20  # carried at once; one record always goes
-CARRY_RECORD_BYTES_MAX = BODY_BYTES_MAX + HEADERS_BYTES_MAX + 2 * NACK_AROUND_BYTES  # the largest
+CARRY_RECORD_BYTES_MAX = (  # the largest
+    BODY_BYTES_MAX + HEADERS_BYTES_MAX + 2 * NACK_AROUND_BYTES + LZ4_AROUND_BYTES
+)
 CARRY_PAUSE_MS = 10  # between two steps: others come between, and the helper can read
 
 # --- nameserver, gateway -------------------------------------------------------------------------
@@ -330,6 +333,7 @@ DEAD_LETTERS_LISTED = 100  # by default: with their bodies they are in memory
 QUEUES_A_FETCH_MAX = 200  # names of 127 characters and all: below CLIENT_HEADER_BYTES
 CREATES_IN_FLIGHT = 64  # of topics, on first send
 SEND_WAIT_MAX_S = SEND_DEADLINE_MAX_MS / 1000 + 10.0  # a lost I/O thread ends a wait here
+PRODUCER_TOPICS_KEPT = 1_024  # of one producer; beyond that it forgets those that are idle
 PRODUCES_IN_FLIGHT = 2  # requests a worker; batches grow meanwhile (4: slower over many topics)
 PRODUCE_BYTES = 2 << 20  # batches of one request in sum, as a turn of the worker takes
 PRODUCE_ENTRY_BYTES = 48  # of a header: one batch without the topic's name
@@ -337,6 +341,7 @@ PRODUCE_HEADER_BYTES = 60 * 1024  # of the entries of a request, below HEADER_BY
 BATCH_BYTES_A_MESSAGE = 8  # array head and body head of a bare message, rounded up
 BATCH_BYTES_A_TEXT = 3  # head of a tag, key or header, whose sizes are below 64 KiB
 FETCH_REPLACED_AFTER_MS = 20  # a fetch out for longer is parked: a newer one may end it
+FETCH_FILTERED_MS = 1_000  # or for so long, if only a filter can keep its data from coming
 PREFETCH_BYTES = 32 << 20
 CHUNK_MS = 1.0  # work that a handler's thread takes at a time: far above what taking it costs
 CHUNK_MESSAGES_MAX = 500  # and at most so many, so that what hangs holds up few

@@ -94,6 +94,28 @@ def test_config_check(tmp_path: Path) -> None:
     assert b"warning: " in beyond.stderr and b"--insecure" in beyond.stderr
 
 
+def test_who_stops_or_looks_needs_not_what_a_start_needs(tmp_path: Path) -> None:
+    file, data = tmp_path / "z.toml", tmp_path / "data"
+    file.write_text("[broker]\nbind = '0.0.0.0'\ngateway_port = 10922\n")
+    data.mkdir()
+    (data / "broker.json").write_text('{"format": 1, "broker_id": "x", "shards": 2}')
+    options = ("--config", file, "--data", data)
+    assert b"nothing runs" in zbroker("down", *options).stderr
+    assert zbroker("status", *options).returncode == 5
+    assert zbroker("config", "show", "--config", file).returncode == 0
+    refused = zbroker("up", *options)
+    assert refused.returncode == 2 and b"broker.advertise" in refused.stderr
+    named = {"ZBROKER_BROKER__ADVERTISE": "me", "ZBROKER_DATA": str(data)}
+    refused = zbroker("up", "--insecure", *options, **named)
+    assert refused.returncode == 2 and b"10922 is the port of a worker" in refused.stderr
+    checked = zbroker("config", "check", "--config", file, **named)
+    assert checked.returncode == 2 and b"10922 is the port of a worker" in checked.stderr
+    (data / "broker.json").write_text('{"format": 1, "broker_id": "x", "shards": 1}')
+    checked = zbroker("config", "check", "--config", file, ZBROKER_DATA=str(data))
+    assert checked.returncode == 0 and b"warning: broker.bind" in checked.stderr
+    assert b"broker.advertise" in checked.stderr
+
+
 def test_config_template_is_a_file_that_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "zbroker.toml"
     file.write_bytes(zbroker("config", "template").stdout)

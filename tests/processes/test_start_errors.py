@@ -47,8 +47,8 @@ def test_variable_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
     """A data folder of one worker that was used and stopped."""
-    with Broker(tmp_path / "data", "--workers", "1"):
-        pass
+    with Broker(tmp_path / "data", "--workers", "1") as broker:
+        assert broker.run("pub", "t", "x").returncode == 0  # its record says what is on disk
     return tmp_path / "data"
 
 

@@ -110,6 +110,28 @@ def test_followers_are_told_one_after_another(monkeypatch: pytest.MonkeyPatch) -
     lone.send(ops.TopicCreate(id=0, topic="t"))
     lone.turn()
     assert 0 < sum(map(lone.replied, asked)) < len(asked)
-    for _ in asked:
+    while not all(map(lone.replied, asked)):
+        assert lone.shard.next_deadline() <= lone.now, "the rest need not wait for anything"
         lone.turn()
+    assert lone.shard.next_deadline() > lone.now
     assert [len(lone.replies[one].result.topics) for one in asked] == [1] * len(asked)
+
+
+def test_followers_that_wait_for_the_disk_do_not_keep_the_loop_awake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lone = Lone("helper")
+    told = lone.ask(ops.Follow(id=0)).result
+    follow = {"version": told.version, "boot": told.boot, "wait_ms": 30_000}
+    asked = [lone.send(ops.Follow(id=0, **follow)) for _ in range(3)]
+    lone.turn()
+    lone.send(ops.TopicCreate(id=0, topic="t"))
+    with monkeypatch.context() as full:
+        full.setattr(limits, "ANSWERS_BYTES_MAX", -1)
+        lone.turn()
+        assert lone.shard.next_deadline() > lone.now, "it is the disk that wakes the loop"
+        lone.host._finish(lone.now)
+        lone._collect()
+    assert lone.shard.next_deadline() <= lone.now
+    lone.sync()
+    assert all(map(lone.replied, asked))

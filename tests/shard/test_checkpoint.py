@@ -73,6 +73,41 @@ def test_ranges_are_bounded_in_sum_and_closing_gaps_is_always_taken(
     assert lone.commit("g", "t", 1, 3, (5, 6)).ranges == [(5, 6)]
 
 
+def test_what_is_held_counts_as_far_as_it_goes_beyond_what_is_written(
+    lone: Lone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lone.commit("g", "t", 0, 0, (2, 3), (5, 6), (8, 9))
+    lone.commit("g", "t", 1, 0)
+    _bound(monkeypatch, PROGRESS_RANGES_SUM_MAX=5, PROGRESS_ROWS_MAX=3)
+    held = lone.shard.consuming.held
+    rows = [(0, (11, 12)), (0, (14, 15)), (0, (17, 18)), (1, (2, 3)), (2, (2, 3))]
+    taken = []
+    for queue, span in rows:  # of one turn: all are held
+        taken.append(lone.send(ops.Commit(
+            id=0, group="g", entries=[ops.CommitEntry("t", queue, 0, [span])], urgent=False
+        )))
+    assert (held._new_rows, held._new_ranges) == (0, 2)
+    lone.turn(limits.PROGRESS_INTERVAL_MS)
+    lone.sync()
+    codes = [code(lone.replies[one].result.entries[0].error) for one in taken]
+    assert codes == ["", "", *["TOO_MANY_RANGES"] * 3]
+    assert (lone.shard.state.progress.ranges, held._new_ranges, held._new_rows) == (5, 0, 0)
+    lone.send(ops.Commit(id=0, group="g", entries=[ops.CommitEntry("t", 0, 1)], urgent=False))
+    _bound(monkeypatch, PROGRESS_ROWS_MAX=4)
+    assert lone.commit("h", "t", 0, 1).error is None, "a held row that is written counts once"
+
+
+def test_refused_ranges_leave_next(lone: Lone, monkeypatch: pytest.MonkeyPatch) -> None:
+    lone.commit("g", "t", 0, 0, (2, 3), (5, 6))
+    lone.commit("h", "t", 0, 0, (2, 3), (5, 6))
+    _bound(monkeypatch, PROGRESS_RANGES_SUM_MAX=4)
+    refused = lone.commit("g", "t", 1, 7, (9, 10)).error
+    assert refused is not None and "of all groups" in refused["message"]
+    assert lone.progress("g", "t", 1).next == 7
+    lone.restart("power")
+    assert (lone.progress("g", "t", 1).next, lone.progress("g", "t", 1).ranges) == (7, [])
+
+
 def test_no_lease_where_progress_has_no_place(lone: Lone, monkeypatch: pytest.MonkeyPatch) -> None:
     known(lone, {"t": []}, "late")
     state = lone.shard.state

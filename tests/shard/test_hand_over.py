@@ -10,6 +10,7 @@ import pytest
 from tests.shard.leased import Member, code, known, passes
 from tests.shard.lone import Lone
 from zbroker import limits
+from zbroker.shard.answers import Answers
 from zbroker.shard.shard import Shard
 from zbroker.store.record import Kind
 from zbroker.wire import ops
@@ -52,6 +53,18 @@ def test_any_request_that_names_the_session_is_a_sign_of_life(
     signs[sign]()
     passes(lone, 7_000)
     assert one.commit(0, 1).error is None
+
+
+def test_what_is_refused_is_a_sign_of_life_too(
+    lone: Lone, one: Member, two: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.acquire(0)
+    passes(lone, GONE_MS - 6_000)
+    with monkeypatch.context() as full:
+        full.setattr(Answers, "is_full", property(lambda _: True))
+        assert lone.ask(one.releasing(1)).code == "BUSY"
+    passes(lone, 7_000)
+    assert not two.acquire(0)[0].token
 
 
 def test_a_parked_fetch_is_no_sign_of_life(lone: Lone, one: Member, two: Member) -> None:
@@ -151,6 +164,20 @@ def test_who_waits_is_granted_with_the_release(lone: Lone, one: Member, two: Mem
     first, second = two.granted(number, 0, 1)
     assert (first.next, first.ranges) == (40, [(42, 50)])
     assert (second.token, second.holder) == ("", "one")
+
+
+def test_who_waits_is_granted_with_a_release_that_waited_for_the_roll(
+    lone: Lone, one: Member, two: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.acquire(0)
+    number = two.wait(0)
+    with monkeypatch.context() as full:
+        full.setattr(lone.shard, "_room_for_state", lambda: False)
+        lone.send(one.releasing(0, 40))
+    lone.turn()
+    assert lone.shard.next_deadline() <= lone.now
+    lone.turn()
+    assert two.granted(number, 0)[0].next == 40
 
 
 def test_a_release_of_many_is_one_grant(lone: Lone, one: Member, two: Member) -> None:
@@ -314,7 +341,8 @@ def test_a_repeated_release_is_answered(lone: Lone, one: Member, two: Member) ->
     for how in ("", "kill", "stop"):
         if how:
             lone.restart(how)
-        assert one.release(0, 90) == "", "the last ended token is an answer"
+        assert one.release(0, 40) == "", "the last ended token is an answer"
+        assert one.release(0, 90) == one.release(0, 40, (50, 60)) == "FENCED", "more is not taken"
     assert lone.progress("g", "t", 0).next == 40
     assert two.release(0, 41) == ""
     assert one.release(0) == "FENCED"

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from tests.shard.giving_back import DLQ, RETRY, copy, entry, give_back, join, nack, standing
+from tests.shard.giving_back import (
+    DLQ,
+    RETRY,
+    SESSION,
+    copy,
+    entry,
+    give_back,
+    join,
+    nack,
+    standing,
+)
 from tests.shard.lone import Lone
 from tests.shard.test_dead_letters import HOUR_MS, retire
+from tests.shard.test_reset import reset
 from zbroker import limits
+from zbroker.wire import ops
 
 
 @pytest.fixture
@@ -51,11 +63,37 @@ def test_a_queue_with_younger_messages_is_no_different(lone: Lone) -> None:
     assert give_back(lone, 2, b"young", action="dead").outcome == "done", "it was acknowledged"
 
 
+def test_what_is_about_to_be_dropped_is_no_different(
+    lone: Lone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lone.produce("t", 0, [b"c"], producer=8)
+    monkeypatch.setattr(lone.shard.retention, "durable", lambda mark: False)  # not yet on disk
+    retire(lone)
+    assert lone.offsets("t", 0).min == 2 < lone.progress("g", "t", 0).next
+    assert give_back(lone, 2, b"c", action="dead").outcome == "dead"
+    assert give_back(lone, 2, b"c", action="dead").outcome == "done"
+
+
 def test_what_was_given_back_before_is_known_when_retention_has_come(lone: Lone) -> None:
     lone.produce("t", 0, [b"c"], producer=8)
     assert give_back(lone, 2, b"c", action="dead").outcome == "dead"
     retire(lone)
     assert give_back(lone, 2, b"c", action="dead").outcome == "done"
+
+
+def test_what_a_reset_has_brought_again_is_given_back_again(lone: Lone) -> None:
+    def dead() -> str:
+        asking = ops.Acquire(
+            id=0, group="g", session=SESSION, queues=[ops.QueueEntry("t", 0)]
+        )
+        token = lone.ask(asking).result.queues[0].token
+        return give_back(lone, 2, b"c", action="dead", token=token, session=SESSION).outcome
+
+    lone.produce("t", 0, [b"c"], producer=8)
+    assert dead() == "dead"
+    reset(lone, "begin")
+    retire(lone)
+    assert [dead(), dead()] == ["dead", "done"]
 
 
 def test_repeats_are_remembered_within_a_bound(

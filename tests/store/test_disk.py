@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,8 +102,50 @@ def test_a_file_closes_when_its_last_user_lets_go(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_disk_stays_in_its_folder_wherever_the_path_leads(tmp_path: Path) -> None:
+    path, aside = tmp_path / "0", tmp_path / "aside"
+    disk = RealDisk(path)
+    disk.lock()
+    disk.replace("snapshot", b"mine")
+    disk.open("log/mine", create=True)
+    path.rename(aside)
+    other = RealDisk(path)
+    other.lock()
+    other.replace("snapshot", b"other's")
+    for name in ("log/mine", "log/new"):
+        other.open(name, create=True).write([b"other's"], 0)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert disk.names("log") == ["mine"] and disk.load("snapshot") == b"mine"
+    disk.replace("snapshot", b"new")
+    disk.open("log/new", create=True).write([b"new"], 0)
+    disk.rename("log/new", "log/next")
+    disk.unlink("log/mine")
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert disk.names("log") == os.listdir(aside / "log") == ["next"]
+
+
+def test_a_disk_whose_folder_was_removed_makes_nothing(tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path / "0")
+    shutil.rmtree(tmp_path / "0")
+    (tmp_path / "0" / "log").mkdir(parents=True)
+    for do in (lambda: disk.replace("snapshot", b""), lambda: disk.open("log/a", create=True)):
+        with pytest.raises(FileNotFoundError):
+            do()
+    assert [file.name for file in (tmp_path / "0").rglob("*")] == ["log"]
+
+
+def test_a_disk_gives_its_descriptors_back(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    disk = RealDisk(tmp_path)
+    disk.lock()
+    disk.names("log")
+    del disk
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_read_only_disk_makes_nothing(tmp_path: Path) -> None:
-    assert RealDisk(tmp_path / "none", read_only=True).names("log") == []
+    with pytest.raises(FileNotFoundError):
+        RealDisk(tmp_path / "none", read_only=True)
     assert not (tmp_path / "none").exists()
     RealDisk(tmp_path).open("log/a", create=True).write([b"abc"], 0)
     file = RealDisk(tmp_path, read_only=True).open("log/a")

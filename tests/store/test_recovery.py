@@ -9,6 +9,7 @@ import pytest
 from tests.store.life import SMALL, ChainState
 from tests.store.test_commit_log import Host
 from tests.support.disk import PowerLoss
+from zbroker import limits
 from zbroker.errors import Corrupted, DiskFull, FormatNewer
 from zbroker.store import checkpoint as checkpoints
 from zbroker.store import record as records
@@ -285,7 +286,7 @@ def test_a_newer_format_is_told_by_name() -> None:
 
 def test_a_newer_snapshot_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host()
-    monkeypatch.setattr(checkpoints.limits, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(checkpoints.limits, "FORMAT_VERSION", limits.FORMAT_VERSION + 1)
     host.log.close(host.state, 0)
     monkeypatch.undo()
     with pytest.raises(FormatNewer, match="snapshot"):

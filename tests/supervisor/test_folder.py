@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -13,7 +14,19 @@ import pytest
 
 from zbroker import limits
 from zbroker.errors import Conflict, Corrupted, Denied, FormatNewer, InvalidArgument
-from zbroker.supervisor.folder import Folder, default_shards, locked_by, replace_file
+from zbroker.supervisor.folder import (
+    Folder,
+    default_shards,
+    locked_by,
+    replace_file,
+    shards_of,
+)
+
+
+def replace(path: Path, content: bytes) -> None:
+    home = os.open(path.parent, os.O_RDONLY)
+    replace_file(path, content, home)
+    os.close(home)
 
 
 def test_new_folder_gets_an_identity_for_life(tmp_path: Path) -> None:
@@ -110,15 +123,39 @@ def test_folder_that_was_removed_or_replaced_is_noticed_and_not_touched(tmp_path
     assert not first.is_there()
     second = Folder.open(path, 1)
     second.publish({"format": 1})
+    (path / "ipc" / "worker-0").touch()
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert not first.is_there() and second.is_there()
+    first.publish({"format": 2})
+    first.count_gateway_start(7)
+    first.close()
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    second.close()
+
+
+def test_removed_folder_is_one_clear_line_and_not_made_again(tmp_path: Path) -> None:
+    folder = Folder.open(tmp_path / "data", 1)
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(InvalidArgument, match="cannot be written"):
+        folder.publish({})
+    folder.close()
+    assert not (tmp_path / "data").exists()
+
+
+def test_lock_that_was_replaced_alone_ends_the_ownership(tmp_path: Path) -> None:
+    first = Folder.open(tmp_path, 1)
+    (tmp_path / "LOCK").unlink()
+    second = Folder.open(tmp_path, 1)
+    second.publish({})
     assert not first.is_there() and second.is_there()
     first.close()
-    assert (path / "endpoints.json").exists()
+    assert (tmp_path / "ipc").is_dir() and (tmp_path / "endpoints.json").exists()
     second.close()
 
 
 def test_files_have_one_mode_for_life(tmp_path: Path) -> None:
     for content in (b"1", b"2", b"3"):
-        replace_file(tmp_path / "f", content)
+        replace(tmp_path / "f", content)
         assert stat.S_IMODE(os.stat(tmp_path / "f").st_mode) == 0o640
 
 
@@ -131,6 +168,22 @@ def test_newer_format_is_named(tmp_path: Path) -> None:
     with pytest.raises(FormatNewer, match=r"written by zbroker 99\.0.*install the newer"):
         Folder.open(tmp_path, 1)
     assert locked_by(tmp_path) == 0
+
+
+def test_older_format_becomes_the_present_one(tmp_path: Path) -> None:
+    Folder.open(tmp_path, 3).close()
+    broker = tmp_path / "broker.json"
+    content = json.loads(broker.read_bytes())
+    broker.write_text(json.dumps({**content, "format": 1, "version": "0.1"}))
+    Folder.open(tmp_path, 0).close()
+    assert json.loads(broker.read_bytes()) == content
+    assert content["format"] == limits.FORMAT_VERSION > 1
+
+
+def test_shards_are_those_of_the_folder_or_of_a_new_one(tmp_path: Path) -> None:
+    assert shards_of(tmp_path) == default_shards()
+    Folder.open(tmp_path, 7).close()
+    assert shards_of(tmp_path) == 7
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"format": "x"}', "[]"])
@@ -197,9 +250,9 @@ def test_long_path_puts_the_sockets_elsewhere(tmp_path: Path) -> None:
 
 def test_replaced_file_is_whole_even_if_the_last_try_was_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    replace_file(path, b"old")
+    replace(path, b"old")
     (tmp_path / "f.new").write_bytes(b"half of a longer text from a crash")
-    replace_file(path, b"new")
+    replace(path, b"new")
     assert path.read_bytes() == b"new"
     assert sorted(os.listdir(tmp_path)) == ["f", "f.new"], "the room for the next one is kept"
     assert os.stat(tmp_path / "f.new").st_blocks * 512 >= limits.SPARE_FILE_BYTES

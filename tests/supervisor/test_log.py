@@ -33,6 +33,21 @@ def test_log_is_rotated_by_size_and_bounded_in_number(tmp_path: Path) -> None:
     assert len(numbers) == int(numbers[-1]) - int(numbers[0]) + 1
 
 
+def test_log_of_a_folder_that_was_replaced_is_rotated_where_it_is(tmp_path: Path) -> None:
+    here = tmp_path / "data"
+    here.mkdir()
+    code = CODE.replace("for number", f"""
+os.rename({str(here)!r}, {str(tmp_path / "old")!r})
+os.mkdir({str(here)!r})
+open(sys.argv[1], "w").write("another's")
+for number""")
+    subprocess.run([sys.executable, "-c", code, str(here / "zbroker.log")], check=True, timeout=30)
+    assert [(file.name, file.read_text()) for file in here.iterdir()] == [
+        ("zbroker.log", "another's")
+    ]
+    assert len(list((tmp_path / "old").iterdir())) == 6
+
+
 def test_log_goes_on_where_it_was(tmp_path: Path) -> None:
     path = tmp_path / "zbroker.log"
     path.write_text("before\n")

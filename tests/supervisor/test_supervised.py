@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -122,8 +123,26 @@ def test_broker_whose_folder_was_removed_says_so_and_ends(tmp_path: Path) -> Non
     data.rename(tmp_path / "gone")
     _, said = process.communicate(timeout=60)
     assert process.returncode == 7
-    assert f"error CONFLICT: data folder {data} was removed" in said.decode().splitlines()[-1]
+    lost = f"error CONFLICT: data folder {data} or its LOCK was removed"
+    assert lost in said.decode().splitlines()[-1]
     assert not any(map(is_alive, pids.values()))
+    assert not (tmp_path / "gone" / "shards" / "0" / "snapshot").exists(), "no orderly end"
+
+
+@pytest.mark.slow
+def test_broker_whose_folder_was_replaced_leaves_the_next_one_alone(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    zbroker("up", "-d", "--ephemeral-ports", "--workers", "1", "--data", data)
+    old = json.loads((data / "endpoints.json").read_bytes())
+    assert not zbroker("topic", "create", "before", ZBROKER_URL=old["nameserver"]).returncode
+    shutil.rmtree(data)
+    with Broker(data, "--workers", "1") as new:
+        wait_for(lambda: not any(map(is_alive, old["pids"].values())), "the old one has ended")
+        assert os.listdir(data / "ipc") == ["worker-0"]
+        assert not (data / "shards" / "0" / "snapshot").exists(), "the old one's worker wrote it"
+        assert new.run("topic", "create", "after").returncode == 0
+        new.wait_restarted("worker-0", new.kill("worker-0"))
+        assert new.run("topic", "list").stdout.split() == [b"topic", b"after"]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from zbroker.shard.leases import Leasing
 from zbroker.shard.progress import Mark, ProgressTable, Ranges
 from zbroker.shard.shard import Shard
 from zbroker.shard.timers import TimerTable
+from zbroker.store.commit_log import Turn
 from zbroker.store.record import Record
 
 _progress_of = HeldProgress.progress_of
@@ -48,6 +49,18 @@ def _first_grant(held: Any, group: int, queue_id: int) -> Mark:
     return known if known is not None else Mark(held._topics.by_id[queue_id].visible)
 
 
+def _stirs_nothing(shard: Shard) -> None:
+    """What is on disk now may be due, and the deadlines that were looked at before stand."""
+    durable = shard.durable
+
+    def done(turn: Turn, now: int) -> None:
+        stirred = shard._stirred
+        durable(turn, now)
+        shard._stirred = stirred
+
+    shard.durable = done  # type: ignore[method-assign]
+
+
 def _only_if_new(table: LeaseTable, group: int) -> None:
     """What was encoded for an earlier checkpoint stays, though a lease has changed in between."""
     if group not in table._encoded:
@@ -67,6 +80,7 @@ DEFECTS: dict[str, Defect] = {
     "a queue begins at its first grant": Defect(patches=[
         (Births, "_born", lambda *_: ()), (HeldProgress, "progress_of", _first_grant),
     ]),
+    "a turn on disk stirs nothing": Defect(arm=_stirs_nothing),
     "a checkpoint with leases as they were": Defect(patches=[(LeaseTable, "_note", _only_if_new)]),
     "a checkpoint without ranges": Defect(patches=[(ProgressTable, "rows", _offsets_alone)]),
 }

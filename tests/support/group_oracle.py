@@ -253,6 +253,7 @@ class GroupJudge:
             for offset, one in stored.items()
         }
         seen: dict[tuple[str, str, bytes, int], Placement] = {}
+        doubled: set[tuple[str, bytes]] = set()
         for ledger in self._ledgers:
             for copy in ledger.placed:
                 said, one = copy.facts, copy.stored
@@ -265,8 +266,10 @@ class GroupJudge:
                 ):
                     yield f"X1: {where}: it says that it is {origin.body!r}"
                 mark = (said.group, copy.topic, one.body, said.attempt)
+                if mark in seen and ledger.forgot(seen[mark], copy):
+                    doubled.add((said.group, one.body))  # and both go their way
                 if mark in seen and not (
-                    self._twice_is_fair(said.group, one.body) or ledger.forgot(seen[mark], copy)
+                    self._twice_is_fair(said.group, one.body) or (said.group, one.body) in doubled
                 ):
                     yield f"X1: {where}: placed twice"
                 seen[mark] = copy

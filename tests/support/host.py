@@ -194,7 +194,9 @@ class Host:
         """When something is due; later than the last tick, so that simulated time goes on."""
         if self.shard is None:
             return self.rise_at
-        times = [self.shard.next_deadline(), self._sync_at]
+        told, asked = self.shard.next_deadline(), self.shard._first_deadline()
+        assert asked is None or told <= asked, "something is due earlier, and nothing has stirred"
+        times = [told, self._sync_at]
         if not self._stamped:
             times.append(self._idle_since + 100)
         times += [at for at, _ in self._reads]

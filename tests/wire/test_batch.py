@@ -191,6 +191,22 @@ def test_a_bomb_is_not_unpacked_beyond_what_its_header_says():
         batch.admit(bomb)
 
 
+@pytest.mark.parametrize(("blocks", "fits"), [(12_000, True), (20_000, False)])
+def test_lz4_that_makes_a_batch_much_longer_is_refused(blocks: int, fits: bool) -> None:
+    raw = message.encode_messages([Message(bytes(range(256)) * 100)])
+    stored = [(0x80000001).to_bytes(4, "little") + raw[at : at + 1] for at in range(blocks)]
+    rest = raw[blocks:]
+    stored.append((0x80000000 | len(rest)).to_bytes(4, "little") + rest)
+    frame = lz4.frame.compress(b"", store_size=False)[:-4] + b"".join(stored) + bytes(4)
+    data = changed(made(frame, flags=batch.LZ4), raw_bytes=len(raw))
+    if fits:
+        assert batch.admit(data)[0] == data
+        return
+    with pytest.raises(Malformed, match="leave it out"):
+        batch.admit(data)
+    assert batch.payload(data, 0, batch.head(data)) == raw, "what is stored is read"
+
+
 @pytest.mark.parametrize("more", [b"x", lz4.frame.compress(b"")])
 def test_bytes_behind_an_lz4_frame_are_refused(more):
     raw = message.encode_messages([(bytes(2_000),)])

@@ -7,8 +7,11 @@ from importlib import resources
 import click
 
 from zbroker import config as settings
+from zbroker.cli.listening import check_bind, check_ports
 from zbroker.cli.output import output_option, print_rows, talk
+from zbroker.cli.up import folder_of
 from zbroker.errors import InvalidArgument
+from zbroker.supervisor.folder import shards_of
 
 _file_option = click.option("--config", "path", help="The configuration file (zbroker.toml).")
 
@@ -41,8 +44,9 @@ def check(path: str | None) -> None:
     """Exit code 0 if the configuration is right, else say what is wrong."""
     loaded = settings.load(path)
     broker = loaded.config.broker
+    check_ports(loaded.config, broker.workers or shards_of(folder_of(loaded.config, None)))
     try:
-        settings.check_bind(broker.bind, broker.advertise, insecure=False)
+        check_bind(broker.bind, broker.advertise, insecure=False)
     except InvalidArgument as error:
         talk(f"warning: {error}")
     talk(f"{loaded.path or 'no file, all defaults'}: right")

@@ -14,6 +14,7 @@ import msgspec
 
 from zbroker import config as settings
 from zbroker.addresses import addresses
+from zbroker.cli.listening import check_bind
 from zbroker.cli.up import data_option, file_option, folder_of, start
 from zbroker.errors import InvalidArgument
 
@@ -100,7 +101,7 @@ def _listen(config: settings.Config, listen: str | None, port: int, insecure: bo
     host, colon, number = at.removeprefix("tcp://").rpartition(":")
     if not at.startswith("tcp://") or not colon or not number.isdigit():
         raise InvalidArgument(f"--listen {at}: tcp://host:port is wanted")
-    settings.check_bind(host, config.broker.advertise, insecure)
+    check_bind(host, config.broker.advertise, insecure)
     return at
 
 

@@ -16,10 +16,11 @@ import click
 
 from zbroker import config as settings
 from zbroker import folders, limits
+from zbroker.cli.listening import check_bind, check_ports
 from zbroker.cli.output import output_option, print_facts, talk
 from zbroker.errors import Denied, InvalidArgument, make
 from zbroker.supervisor.children import command, environment
-from zbroker.supervisor.folder import locked_by
+from zbroker.supervisor.folder import locked_by, shards_of
 from zbroker.supervisor.launching import Launched
 
 data_option = click.option(
@@ -73,9 +74,12 @@ def start(
 ) -> None:
     """Becomes a supervisor, or starts a detached one and waits until it is ready."""
     broker = config.broker
-    settings.check_bind(broker.bind, broker.advertise, insecure)
+    check_bind(broker.bind, broker.advertise, insecure)
+    folder = folder_of(config, data)
+    if not ephemeral:
+        check_ports(config, broker.workers or shards_of(folder))
     options = settings.SupervisorOptions(
-        data=str(folder_of(config, data)), config=config, detached=detach,
+        data=str(folder), config=config, detached=detach,
         ephemeral=settings.EVERY_KIND if ephemeral else (),
     )
     if detach:

@@ -5,6 +5,9 @@ The options answer what ZeroMQ does by itself (reliability B): a ROUTER drops si
 MANDATORY (B1), junk bytes become messages without a ZAP domain (B7), nothing is bounded by default
 (B8, B9), linger is for ever (B14). A reply that cannot be sent is dropped and counted: the client
 asks again by its request id.
+
+A name is looked up for IPv4 alone; an IPv6 address stands in brackets. Asked for both, libzmq takes
+the IPv6 one and no other: a `localhost` that has both would not lead to a broker at 127.0.0.1.
 """
 
 from __future__ import annotations

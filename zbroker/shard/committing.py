@@ -20,7 +20,7 @@ from zbroker.shard.held import HeldProgress
 from zbroker.shard.journal import Journal
 from zbroker.shard.leases import Leasing
 from zbroker.shard.progress import NOTHING, Mark, ProgressTable
-from zbroker.shard.topics import LocalTopics
+from zbroker.shard.topics import LocalTopics, QueueState
 from zbroker.store.record import Kind
 from zbroker.wire import codec, ops
 from zbroker.wire.frames import Arrived
@@ -192,7 +192,7 @@ class Committing:
             queue = self._topics.queue(entry.topic, entry.queue, entry.topic_id)
             lease = self._leasing.check_mover(group, queue, session, entry.token, now)
             assert group is not None, "a token that no group has is fenced"
-            joined = self._held.join(group.number, queue, entry.next, entry.ranges)
+            joined = self._joined(group.number, queue, entry)
             if room is not None:
                 room.take(joined)
         except ZBrokerError as error:
@@ -200,6 +200,16 @@ class Committing:
         self._held.hold(group.number, queue.id, joined)
         wanted = lease is not None and self._leasing.tell(lease)
         return ops.Committed(next=joined.next, ranges=joined.ranges, wanted=wanted)
+
+    def _joined(self, group: int, queue: QueueState, entry: ops.CommitEntry) -> Mark:
+        """The union; if there is no room for its ranges, `next` is held alone and they are refused.
+        """
+        try:
+            return self._held.join(group, queue, entry.next, entry.ranges)
+        except ZBrokerError as error:
+            if error.code == "TOO_MANY_RANGES":
+                self._held.hold(group, queue.id, self._held.join(group, queue, entry.next, ()))
+            raise
 
     def decide_progress(self, event: Arrived, now: int) -> None:
         """Reads the committed progress; held commits are written first."""

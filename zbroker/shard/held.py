@@ -5,12 +5,15 @@ Commits that are not urgent, and acknowledgements that ride on fetches, are merg
 progress stands in the log, writes that queue's alone (COUNTEREXAMPLES 1.10c).
 
 Here the bounds of progress in sum are kept: what would be a new row, or makes more ranges, is
-refused when the shard has as many as it may have. What moves a row on, or closes gaps, never is.
+refused when the shard has as many as it may have. What moves a row on, or closes gaps, never is:
+whose ranges are refused may still join its `next`. What is held counts as far as it goes beyond
+what is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from zbroker import errors, limits
 from zbroker.errors import InvalidArgument, OffsetOutOfRange, TooLarge, ZBrokerError
@@ -23,6 +26,18 @@ from zbroker.store.record import Kind
 _Entry = tuple[int, int, list[int]]
 
 
+class _Held(NamedTuple):
+    """Progress that is held, and how many ranges are written of its row; -1: there is no row."""
+
+    mark: Mark
+    written: int
+
+    @property
+    def more(self) -> int:
+        """Ranges that it will add to what is written."""
+        return max(0, len(self.mark.ranges) - max(0, self.written))
+
+
 class HeldProgress:
     """What is held, by (group number, queue id), over what is written."""
 
@@ -31,8 +46,8 @@ class HeldProgress:
     ) -> None:
         self._journal, self._topics, self._groups = journal, topics, groups
         self._table = table
-        self._marks: dict[tuple[int, int], Mark] = {}
-        self._ranges = 0
+        self._marks: dict[tuple[int, int], _Held] = {}
+        self._ranges = self._new_rows = self._new_ranges = 0
 
     @property
     def bytes(self) -> int:
@@ -45,7 +60,7 @@ class HeldProgress:
     def progress_of(self, group: int, queue_id: int) -> Mark | None:
         """The progress of a group on a queue, held or written; None if there is none."""
         held = self._marks.get((group, queue_id))
-        return held if held is not None else self._table.get(group, queue_id)
+        return held.mark if held is not None else self._table.get(group, queue_id)
 
     def place_of(self, group: int, queue: QueueState) -> Mark | None:
         """The progress of a group on a queue, or None if there is none and it may be made.
@@ -54,7 +69,7 @@ class HeldProgress:
             TooLarge: it would be one more row than the shard keeps.
         """
         known = self.progress_of(group, queue.id)
-        if known is None and self._table.count + len(self._marks) >= limits.PROGRESS_ROWS_MAX:
+        if known is None and self._table.count + self._new_rows >= limits.PROGRESS_ROWS_MAX:
             raise TooLarge(
                 f"{queue.topic}/{queue.number}: this shard keeps the progress of "
                 f"{limits.PROGRESS_ROWS_MAX} queues of groups, no more fit; delete groups that "
@@ -85,21 +100,27 @@ class HeldProgress:
         known = self.place_of(group, queue) or NOTHING
         joined = known.join(following, ranges)
         more = len(joined.ranges) - len(known.ranges)
-        if len(joined.ranges) > limits.PROGRESS_RANGES_MAX:
-            raise _too_many(queue, len(joined.ranges), limits.PROGRESS_RANGES_MAX)
-        if more > 0 and (
-            self._table.ranges + self._ranges + more > limits.PROGRESS_RANGES_SUM_MAX
-        ):
-            raise _too_many(queue, more, limits.PROGRESS_RANGES_SUM_MAX, " more in all groups")
+        if more > 0 and len(joined.ranges) > limits.PROGRESS_RANGES_MAX:
+            raise _too_many(
+                queue, len(joined.ranges), limits.PROGRESS_RANGES_MAX,
+                "finish the oldest message first",
+            )
+        in_sum = self._table.ranges + self._new_ranges + more
+        if more > 0 and in_sum > limits.PROGRESS_RANGES_SUM_MAX:
+            raise _too_many(
+                queue, in_sum, limits.PROGRESS_RANGES_SUM_MAX,
+                "this shard keeps no more of all groups; finish the oldest messages of each",
+            )
         return joined
 
     def hold(self, group: int, queue_id: int, mark: Mark) -> None:
         """Keeps what `join` gave until it is written, if it says anything new."""
         before = self.progress_of(group, queue_id)
         if before is None or (mark.next, mark.ranges) != (before.next, before.ranges):
-            self._take(group, queue_id)
-            self._marks[group, queue_id] = mark
-            self._ranges += len(mark.ranges)
+            taken = self._take(group, queue_id)
+            written = -1 if before is None else len(before.ranges)
+            self._count(held := _Held(mark, taken.written if taken else written), 1)
+            self._marks[group, queue_id] = held
 
     def drop(self, group: int, queue_id: int) -> None:
         """Forgets what is held of one queue: its progress is set anew."""
@@ -108,13 +129,18 @@ class HeldProgress:
     def clear(self) -> None:
         """Forgets all that is held."""
         self._marks.clear()
-        self._ranges = 0
+        self._ranges = self._new_rows = self._new_ranges = 0
 
-    def _take(self, group: int, queue_id: int) -> Mark | None:
+    def _take(self, group: int, queue_id: int) -> _Held | None:
         held = self._marks.pop((group, queue_id), None)
         if held is not None:
-            self._ranges -= len(held.ranges)
+            self._count(held, -1)
         return held
+
+    def _count(self, held: _Held, sign: int) -> None:
+        self._ranges += sign * len(held.mark.ranges)
+        self._new_rows += sign * (held.written < 0)
+        self._new_ranges += sign * held.more
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -131,7 +157,7 @@ class HeldProgress:
         """
         held = self._take(group, queue_id)
         if held is not None:
-            mark = held.join(mark.next, mark.ranges)
+            mark = held.mark.join(mark.next, mark.ranges)
         self._journal.write(
             Kind.PROGRESS, now, body=[(group, queue_id, mark.row())], more=more
         )
@@ -140,7 +166,7 @@ class HeldProgress:
         """Writes what is held of one queue, if anything is."""
         held = self._marks.get((group, queue_id))
         if held is not None:
-            self.write_one(group, queue_id, held, now)
+            self.write_one(group, queue_id, held.mark, now)
 
     def write(self, now: int) -> int:
         """Writes all that is held; returns the bytes of its records."""
@@ -153,10 +179,10 @@ class HeldProgress:
     def _chunks(self) -> Iterator[list[_Entry]]:
         chunk: list[_Entry] = []
         numbers = 0
-        for (group, queue_id), mark in self._marks.items():
+        for (group, queue_id), held in self._marks.items():
             if queue_id not in self._topics.by_id or group not in self._groups.by_number:
                 continue  # it has ended meanwhile
-            row = mark.row()
+            row = held.mark.row()
             chunk.append((group, queue_id, row))
             numbers += len(row) + 2
             if numbers >= limits.PROGRESS_RECORD_NUMBERS:
@@ -166,10 +192,9 @@ class HeldProgress:
             yield chunk
 
 
-def _too_many(queue: QueueState, count: int, limit: int, where: str = "") -> ZBrokerError:
+def _too_many(queue: QueueState, count: int, limit: int, advice: str) -> ZBrokerError:
     return errors.make(
         "TOO_MANY_RANGES",
-        f"{queue.topic}/{queue.number}: {count} acknowledged ranges{where}, at most {limit}; "
-        "finish the oldest message first",
+        f"{queue.topic}/{queue.number}: {count} acknowledged ranges, at most {limit}: {advice}",
         limit=limit,
     )

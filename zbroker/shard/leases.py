@@ -403,16 +403,14 @@ class Leasing:
         return None
 
     def _check_repeat(self, lease: Lease, entry: ops.ReleaseEntry) -> None:
-        """The last ended token is answered again; what is new goes to nobody's progress any more.
+        """The last ended token is answered again, but moves nothing: others may have gone on.
 
-        Others may have gone on, and a reset may have come in between.
+        So what was not released with it is not taken, nor said to be.
         """
-        known = self._held.progress_of(lease.group, lease.queue_id) or NOTHING
+        known = self._progress.get(lease.group, lease.queue_id) or NOTHING
         if known.join(entry.next, entry.ranges).row() != known.row():
-            raise errors.Fenced(
-                f"{entry.topic}/{entry.queue}: {entry.token} was released with less progress; "
-                "what was done since comes again"
-            )
+            where = f"{entry.topic}/{entry.queue}"
+            raise errors.Fenced(f"{where}: {entry.token} was released before that was done")
 
     def _end(
         self, lease: Lease, queue: QueueState, entry: ops.ReleaseEntry, now: int

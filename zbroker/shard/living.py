@@ -1,8 +1,8 @@
 """Which members live: memory of the process that leads, never of the log.
 
 Any request that names a session is a sign of its life when it arrives, whatever becomes of it, in
-the time that this process was awake (COUNTEREXAMPLES 2.4): a full disk expires nobody. A start gives
-every holder a fresh expiry (5.2).
+the time that this process was awake (COUNTEREXAMPLES 2.4): a full disk expires nobody. A start
+gives every holder a fresh expiry (5.2).
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ To acknowledge it where it stands and to place its copy is one atomic group in t
 queue, because retries and dead letters have a queue in every shard (COUNTEREXAMPLES 1.13, 4.4). So
 a nack that is sent again finds the message acknowledged, and nothing is placed twice. Progress says
 nothing of what retention has dropped while a handler had it: that is placed as well, and only the
-memory of this process knows a repeat. The copy keeps the producer's batch and with it the id of the
-message; no producer is counted for it. What else a consumer must know of its way stands in the
-facts of its record.
+memory of this process knows a repeat, which comes under the same lease: what a reset brings again
+is another matter. The copy keeps the producer's batch and with it the id of the message; no
+producer is counted for it. What else a consumer must know of its way stands in the facts of its
+record.
 
     retry   a timer for `%RETRY%group`, due by the ladder; beyond `max_retries` it is dead
     dead    at once into `%DLQ%group`
@@ -83,7 +84,7 @@ class Retrying:
         self._journal, self._topics, self._groups = journal, topics, groups
         self._held, self._leasing, self._timing = held, leasing, timing
         self._answers = answers
-        self._placed: dict[tuple[int, int, int], None] = {}
+        self._placed: dict[tuple[int, int, int, str], None] = {}
         self.unpacked = 0
         self.atomic = True
 
@@ -135,9 +136,11 @@ class Retrying:
             return False
         if entry.action == "again":  # whoever sends a dead letter again read it without a lease
             return True
-        least = self._journal.log.index.min_offset(queue.id)
-        dropped = entry.offset < (queue.visible if least is None else least)
-        return not dropped or (group.number, queue.id, entry.offset) in self._placed
+        log, least = self._journal.log, queue.visible
+        if log.index.min_offset(queue.id) is not None:  # what LOG_START names may be there still
+            least = log.index.first_offset_from(queue.id, log.min_position)
+        placed = (group.number, queue.id, entry.offset, entry.token) in self._placed
+        return entry.offset >= least or placed
 
     def _group(self, name: str) -> LocalGroup:
         group = self._groups.by_name.get(name)
@@ -197,9 +200,9 @@ class Retrying:
         self._acknowledge(given, now)
 
     def _acknowledge(self, given: _Given, now: int) -> None:
-        group, queue_id = given.group.number, given.queue.id
+        group, queue_id, entry = given.group.number, given.queue.id, given.entry
         self._held.write_one(group, queue_id, given.done, now)
-        self._placed[group, queue_id, given.entry.offset] = None
+        self._placed[group, queue_id, entry.offset, entry.token] = None
         if len(self._placed) > limits.NACKS_REMEMBERED:
             del self._placed[next(iter(self._placed))]
 

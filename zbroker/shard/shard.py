@@ -103,7 +103,6 @@ class Shard:
         self._ending: list[tuple[int, list[QueueState]]] = []
         self._draining = False
         self._stirred = True  # deadlines may have changed since they were looked at
-        self._deadline: int | None = None
         self._look_ms = 0
         self._decide = self._table()
         if may_have_lost:
@@ -249,7 +248,7 @@ class Shard:
             else:
                 self.answers.refuse(event, refusal)
         if refusal is None:
-            self._look(now)  # what was decided here is in this turn too
+            self._look_ms = now  # for what was decided here
         elif not self._has_room(limits.PROGRESS_AROUND_BYTES):
             self.committing.refuse(refusal)
 
@@ -345,13 +344,13 @@ class Shard:
         """Room that leaves enough for the commits that are held."""
         return self.journal.has_room(size + self.committing.pending_bytes(), publishing)
 
-    def next_deadline(self) -> int | None:
+    def next_deadline(self) -> int:
         """When `tick` is wanted next."""
         if self._stirred:
-            self._stirred, self._deadline = False, self._first_deadline()
-            if self._deadline is not None:
-                self._look_ms = min(self._look_ms, self._deadline)
-        return self._deadline
+            self._stirred, first = False, self._first_deadline()
+            if first is not None and first < self._look_ms:
+                self._look_ms = first
+        return self._look_ms
 
     def _first_deadline(self) -> int | None:
         directory = self.home or self.following
@@ -408,8 +407,8 @@ class Shard:
             grown += ended
         if grown:
             self.fetching.wake(grown, now)
-        if grown or self.state.timers.pending:  # one that was just written may be due
-            self._stirred = True
+        if grown or self.state.timers.pending or self.answers.is_full:
+            self._stirred = True  # a new timer may be due; who met full answers goes on
         self._confirm_what_is_durable(now)
         self._stirred |= self.retention.durable(mark)
 

@@ -20,6 +20,7 @@ from zbroker.wire import ops
 from zbroker.wire.frames import Arrived
 
 _encode = msgspec.json.Encoder().encode
+_LEFT_OVER = -1  # as a version: some followers are still to be looked through, when there is room
 
 
 class Telling:
@@ -94,7 +95,7 @@ class Telling:
         for event, until_ms in polls:
             request: Any = event.request
             if self._answers.is_full and not everyone:
-                self._polls_version = -1  # the others are looked at in the next turn
+                self._polls_version = _LEFT_OVER
                 self._park(event, until_ms)
             elif everyone or until_ms <= now or request.version != version:
                 self._tell(event, now)
@@ -102,8 +103,11 @@ class Telling:
                 self._park(event, until_ms)
 
     def next_deadline(self) -> int | None:
-        """When the first follower has waited long enough."""
-        return self._polls_due if self._polls else None
+        """When the first follower has waited long enough; 0: some wait only for their turn."""
+        if not self._polls:
+            return None
+        left_over = self._polls_version == _LEFT_OVER and not self._answers.is_full
+        return 0 if left_over else self._polls_due
 
 
 class Page:

@@ -7,6 +7,9 @@ or sync is never tried again (reliability A4), the process ends.
 
 A file is closed when its last user lets go of it: a read in the helper thread keeps its descriptor
 while the loop forgets the segment.
+
+The real disk names files from the descriptor of its folder, never by the whole path: where the
+folder was moved, or removed and made anew, the files of the new one belong to somebody else.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from zbroker.errors import Conflict
 _NOT_CACHED = (errno.EAGAIN,)
 _NO_NOWAIT = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class File(Protocol):
@@ -102,10 +106,12 @@ class RealFile:
 
     __slots__ = ("_fd",)
 
-    def __init__(self, path: Path, create: bool = False, read_only: bool = False) -> None:
+    def __init__(
+        self, folder: int, name: str, create: bool = False, read_only: bool = False
+    ) -> None:
         self._fd = -1
-        flags = os.O_RDONLY if read_only else os.O_RDWR
-        self._fd = os.open(path, flags | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o640)
+        flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
+        self._fd = os.open(name, flags | (os.O_CREAT if create else 0), 0o640, dir_fd=folder)
 
     def write(self, buffers: list[bytes], offset: int) -> None:
         """See `File.write`."""
@@ -170,49 +176,59 @@ class RealFile:
 
 
 class RealDisk:
-    """A folder of the operating system.
+    """A folder of the operating system, the same one for life whatever its path leads to later.
 
     Args:
         folder: of one shard; made if it is missing unless `read_only`.
         read_only: for tools beside a live broker: makes no folder, opens for reading only.
+
+    Raises:
+        OSError: there is no such folder, or it cannot be made.
     """
 
     def __init__(self, folder: str | Path, read_only: bool = False) -> None:
-        self._folder = Path(folder)
+        self._path = Path(folder)
         self._read_only = read_only
         self._lock: int | None = None
         if not read_only:
-            (self._folder / "log").mkdir(parents=True, exist_ok=True)
-            self._sync_folder(self._folder)
-            self._sync_folder(self._folder.parent)
+            self._path.mkdir(parents=True, exist_ok=True)
+        self._folder = os.open(self._path, _FOLDER)
+        if not read_only:
+            with suppress(FileExistsError):
+                os.mkdir("log", dir_fd=self._folder)
+            self._sync_folder(".")
+            self._sync_folder("..")
 
     def open(self, name: str, create: bool = False) -> RealFile:
         """See `Disk.open`."""
-        return RealFile(self._folder / name, create, self._read_only)
+        return RealFile(self._folder, name, create, self._read_only)
 
     def names(self, folder: str) -> list[str]:
         """See `Disk.names`."""
         try:
-            return sorted(os.listdir(self._folder / folder))
+            fd = os.open(folder, _FOLDER, dir_fd=self._folder)
         except FileNotFoundError:
             return []
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
 
     def rename(self, old: str, new: str) -> None:
         """See `Disk.rename`."""
-        target = self._folder / new
-        os.rename(self._folder / old, target)
-        self._sync_folder(target.parent)
+        os.rename(old, new, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self._sync_folder(os.path.dirname(new))
 
     def unlink(self, name: str) -> None:
         """See `Disk.unlink`."""
-        path = self._folder / name
-        path.unlink(missing_ok=True)
-        self._sync_folder(path.parent)
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._folder)
+        self._sync_folder(os.path.dirname(name))
 
     def replace(self, name: str, data: bytes) -> None:
         """See `Disk.replace`."""
         temporary = f"{name}.tmp"
-        file = RealFile(self._folder / temporary, create=True)
+        file = RealFile(self._folder, temporary, create=True)
         try:
             os.ftruncate(file._fd, 0)
             file.write([data], 0)
@@ -224,26 +240,27 @@ class RealDisk:
     def load(self, name: str) -> bytes | None:
         """See `Disk.load`."""
         try:
-            return (self._folder / name).read_bytes()
+            file = RealFile(self._folder, name, read_only=True)
         except FileNotFoundError:
             return None
+        return file.read(0, file.size())
 
     def free_bytes(self) -> tuple[int, int]:
         """See `Disk.free_bytes`."""
-        stat = os.statvfs(self._folder)
+        stat = os.fstatvfs(self._folder)
         return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
 
     def lock(self) -> None:
         """See `Disk.lock`."""
-        path = self._folder / "LOCK"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        fd = os.open("LOCK", flags, 0o640, dir_fd=self._folder)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(fd, 20).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
             raise Conflict(
-                f"{self._folder} is in use by process {holder}; stop it first", pid=holder
+                f"{self._path} is in use by process {holder}; stop it first", pid=holder
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
@@ -258,10 +275,10 @@ class RealDisk:
     def __del__(self) -> None:
         with suppress(AttributeError):
             self.unlock()
+            os.close(self._folder)
 
-    @staticmethod
-    def _sync_folder(path: Path) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _sync_folder(self, name: str) -> None:
+        fd = os.open(name or ".", _FOLDER, dir_fd=self._folder)
         try:
             os.fsync(fd)
         finally:

@@ -7,9 +7,12 @@ in every version to come, so that a newer record can be told from a damaged one.
      0  u32 magic "ZBRK"               16  u64 position in the log     48  u32 queue id
      4  u32 crc32c of 8..length        24  u64 synced                  52  u32 meta bytes
      8  u32 length                     32  u32 epoch term              56  u64 base offset
-    12  u8  version = 1                36  u32 epoch start             64  u64 tag bits
+    12  u8  version                    36  u32 epoch start             64  u64 tag bits
     13  u8  kind                       40  i64 store time, ms          72  u32 count
     14  u16 flags                                                      76  u32 0
+
+The version is that of the record's own form: CHECKPOINT has changed in version 2, all others are as
+in version 1, also for clients, who see them as they are (PROTOCOL.md, Record).
 
 `length` is without the padding. `synced` is the position that was known to be on disk when the
 record was written: a valid record with synced > p proves that damage at p is corruption and not the
@@ -33,6 +36,7 @@ from zbroker.errors import Corrupted, FormatNewer
 MAGIC = int.from_bytes(b"ZBRK", "little")
 MAGIC_BYTES = b"ZBRK"
 VERSION = limits.FORMAT_VERSION
+_FIRST_VERSION = 1
 HEADER_BYTES = limits.RECORD_HEADER_BYTES
 MORE, CARRIED = 1, 2
 
@@ -79,6 +83,7 @@ class Kind(IntEnum):
 
 
 KINDS = frozenset(Kind)
+_CHECKPOINT = Kind.CHECKPOINT.value  # comparing with the member costs more
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -177,8 +182,9 @@ def encode_sized(
     for part in body:
         length += len(part)
     pad = -length % _ALIGN
+    version = VERSION if kind == _CHECKPOINT else _FIRST_VERSION
     covered = _COVERED.pack(
-        length, VERSION, kind, flags, position, synced, epoch[0], epoch[1], time_ms, queue_id,
+        length, version, kind, flags, position, synced, epoch[0], epoch[1], time_ms, queue_id,
         len(meta), base_offset, tag_bits, count, 0,
     )
     if length <= _JOINED_MAX:
@@ -217,7 +223,7 @@ def parse(data: bytes, at: int, position: int) -> Record | None:
         return None
     if google_crc32c.value(data[at + 8 : at + length]) != crc:
         return None
-    if version != VERSION or kind not in KINDS:
+    if version > VERSION or kind not in KINDS:
         raise FormatNewer(
             f"record at position {position}: version {version}, kind {kind} is newer than this "
             f"program (version {VERSION})"

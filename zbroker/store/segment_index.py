@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import google_crc32c
 
-from zbroker import limits
 from zbroker.errors import Corrupted, FormatNewer
 from zbroker.store.disk import File
 
@@ -29,6 +28,7 @@ Entries = tuple["array[int]", "array[int]"]  # bases, cells
 CELL = 4
 COUNT_MASK = (1 << 32) - 1
 
+_VERSION = 1  # of these files alone; FORMAT_VERSION is that of the truth
 _MAGIC = int.from_bytes(b"ZBIX", "little")
 _HEAD = struct.Struct("<IIIIQQqQ")  # magic crc version rows start end last_time_ms records
 _ROW = struct.Struct("<IIQQqqQ")  # queue crc at entries first_offset next_offset messages
@@ -82,7 +82,7 @@ def encode(facts: Facts, queues: Mapping[int, Entries]) -> tuple[bytes, list[Row
         at += len(data)
     table = b"".join([_ROW.pack(*row) for row in rows])
     head = _HEAD.pack(
-        _MAGIC, 0, limits.FORMAT_VERSION, len(rows), facts.start, facts.end, facts.last_time_ms,
+        _MAGIC, 0, _VERSION, len(rows), facts.start, facts.end, facts.last_time_ms,
         facts.records,
     )
     crc = google_crc32c.value(head[_CHECKED_FROM:] + table)
@@ -108,7 +108,7 @@ def open_rows(file: File) -> tuple[Facts, list[Row]] | None:
     table = file.read(_HEAD.size, count * _ROW.size) or b""
     if google_crc32c.value(head[_CHECKED_FROM:] + table) != crc:
         return None
-    if version > limits.FORMAT_VERSION:
+    if version > _VERSION:
         raise FormatNewer(f"index of segment {start}: version {version} is newer than this program")
     return Facts(start, end, last_time_ms, records), list(_rows(table))
 

@@ -8,6 +8,9 @@
 Files are replaced by rename after a sync, so that a reader sees the old or the new one, never half.
 `*.new` beside them holds the room for the next content, because a disk that is full of messages
 must not keep a gateway from being started again.
+
+All is done from the descriptor of the folder: if it was removed or replaced, nothing is changed in
+what its path leads to then, which is another broker's.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -30,13 +33,14 @@ from zbroker import limits
 from zbroker.errors import ZBrokerError, make
 from zbroker.version import __version__
 
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_OWN = ("LOCK", "broker.json", "shards", "ipc")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_ENDPOINTS, _IDENTITY = "endpoints.json", "broker.json"
+_OWN = ("LOCK", _IDENTITY, "shards", "ipc")
 _HARMLESS = ("lost+found", ".snapshot", "zbroker.toml")  # of a fresh volume, or put there by hand
 
 
 class Identity(msgspec.Struct):
-    """What `broker.json` holds; written once, except for the count of gateway starts."""
+    """What `broker.json` holds; only the format and the count of gateway starts ever grow."""
 
     format: int
     broker_id: str
@@ -54,9 +58,9 @@ class Folder:
         ipc: folder of the unix sockets, mode 0700.
     """
 
-    def __init__(self, path: Path, lock: int, identity: Identity) -> None:
+    def __init__(self, path: Path, home: int, lock: int, identity: Identity) -> None:
         self.path, self.identity = path, identity
-        self._lock = lock
+        self._home, self._lock = home, lock
         self.ipc = self._make_ipc()
 
     @classmethod
@@ -75,35 +79,45 @@ class Folder:
             FormatNewer: a newer zbroker wrote it.
             Corrupted: `broker.json` is not readable.
         """
-        with _explained(path, made=True):
-            path.mkdir(parents=True, exist_ok=True, mode=0o750)
-            _check_content(path)
-            lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
+        with contextlib.ExitStack() as opened:
+            with _explained(path, made=True):
+                path.mkdir(parents=True, exist_ok=True, mode=0o750)
+                home = os.open(path, _FOLDER)
+                opened.callback(os.close, home)
+                _check_content(path)
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                lock = os.open("LOCK", flags, 0o640, dir_fd=home)
+                opened.callback(os.close, lock)
             _take(lock, path)
             identity = _read_identity(path)
             if identity is None:
                 identity = Identity(
                     limits.FORMAT_VERSION, secrets.token_hex(8), shards or default_shards()
                 )
-                replace_file(path / "broker.json", msgspec.json.encode(identity))
+                replace_file(path / _IDENTITY, msgspec.json.encode(identity), home)
             _check_identity(path, identity, shards)
-            return cls(path, lock, identity)
-        except BaseException:
-            os.close(lock)
-            raise
+            if identity.format < limits.FORMAT_VERSION:  # older programs do not read it any more
+                identity.format, identity.version = limits.FORMAT_VERSION, __version__
+                replace_file(path / _IDENTITY, msgspec.json.encode(identity), home)
+            folder = cls(path, home, lock, identity)
+            opened.pop_all()
+            return folder
 
     def count_gateway_start(self, starts: int) -> None:
         """Writes down that a gateway is about to be started for the `starts`-th time."""
         self.identity.gateway_starts = starts
-        replace_file(self.path / "broker.json", msgspec.json.encode(self.identity))
+        replace_file(self.path / _IDENTITY, msgspec.json.encode(self.identity), self._home)
 
     def publish(self, endpoints: dict[str, Any]) -> None:
         """Replaces `endpoints.json`."""
-        replace_file(self.path / "endpoints.json", msgspec.json.encode(endpoints) + b"\n")
+        content = msgspec.json.encode(endpoints) + b"\n"
+        replace_file(self.path / _ENDPOINTS, content, self._home)
 
     def is_there(self) -> bool:
-        """Says whether it still is where it was opened; else it was removed or replaced."""
+        """Says whether its lock still is where it was opened.
+
+        Else the folder, or `LOCK` alone, was removed or replaced: another supervisor may have it.
+        """
         try:
             return os.path.samestat(os.stat(self.path / "LOCK"), os.fstat(self._lock))
         except (FileNotFoundError, NotADirectoryError):
@@ -112,28 +126,37 @@ class Folder:
             return True  # nothing is known
 
     def close(self) -> None:
-        """Removes endpoints and sockets, and lets the lock go."""
-        endpoints = self.path / "endpoints.json"
-        spares = [spare_of(file) for file in (endpoints, self.path / "broker.json")]
-        for file in (endpoints, *spares) if self.is_there() else ():
-            file.unlink(missing_ok=True)
-        shutil.rmtree(self.ipc, ignore_errors=True)
+        """Removes endpoints and sockets if it still is there, and lets the lock go."""
+        if self.is_there():
+            for name in (_ENDPOINTS, _spare_of(_ENDPOINTS), _spare_of(_IDENTITY)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._home)
+            shutil.rmtree("ipc", ignore_errors=True, dir_fd=self._home)
+        if Path(self.ipc).parent != self.path:
+            shutil.rmtree(self.ipc, ignore_errors=True)
         os.close(self._lock)
+        os.close(self._home)
 
     def _make_ipc(self) -> str:
         longest = f"worker-{limits.SHARDS_MAX}"
         ipc = self.path / "ipc"
         if len(os.fsencode(ipc / longest)) > limits.UNIX_PATH_BYTES_MAX:
             return tempfile.mkdtemp(prefix="zbroker-")
-        shutil.rmtree(ipc, ignore_errors=True)
-        with _explained(self.path):
-            ipc.mkdir(mode=0o700)
+        shutil.rmtree("ipc", ignore_errors=True, dir_fd=self._home)
+        with _explained(self.path, made=True):
+            os.mkdir("ipc", 0o700, dir_fd=self._home)
         return str(ipc)
 
 
 def default_shards() -> int:
     """Shards of a new folder: the cores this process may use, 1 to 4."""
     return max(1, min(limits.WORKERS_DEFAULT_MAX, len(os.sched_getaffinity(0))))
+
+
+def shards_of(path: Path) -> int:
+    """Shards that a folder has, or would get if nobody says how many; raises Denied, Corrupted."""
+    identity = _read_identity(path)
+    return identity.shards if identity else default_shards()
 
 
 def locked_by(path: Path) -> int:
@@ -153,34 +176,40 @@ def locked_by(path: Path) -> int:
     return 0
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, home: int) -> None:
     """Replaces a file so that power loss leaves the old content or the new.
 
     A spare file with its blocks is kept beside it: what a restart writes has room on a full disk.
 
+    Args:
+        path: its name is that of the file; the whole is for the message.
+        content: all of it.
+        home: descriptor of its folder.
+
     Raises:
-        Denied, DiskFull: the folder cannot be written.
+        ZBrokerError: Denied, DiskFull, InvalidArgument: the folder cannot be written.
     """
-    spare = spare_of(path)
-    with _explained(path):
-        with open(os.open(spare, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "wb") as file:
+    name, spare = path.name, _spare_of(path.name)
+    with _explained(path, made=True):
+        with _opened(spare, home) as file:
             file.write(content)
             file.truncate()
             file.flush()
             os.fsync(file.fileno())
-        os.replace(spare, path)
-        with contextlib.suppress(OSError), open(os.open(spare, _NEW, 0o640), "wb") as file:
+        os.replace(spare, name, src_dir_fd=home, dst_dir_fd=home)
+        with contextlib.suppress(OSError), _opened(spare, home, os.O_EXCL) as file:
             os.posix_fallocate(file.fileno(), 0, limits.SPARE_FILE_BYTES)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        os.fsync(home)
 
 
-def spare_of(path: Path) -> Path:
+def _opened(name: str, home: int, flags: int = 0) -> BinaryIO:
+    flags |= os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    return open(os.open(name, flags, 0o640, dir_fd=home), "wb")
+
+
+def _spare_of(name: str) -> str:
     """The name of the file beside it that the next content is written to."""
-    return path.with_name(path.name + ".new")
+    return f"{name}.new"
 
 
 def _check_content(path: Path) -> None:

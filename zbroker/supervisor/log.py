@@ -2,12 +2,14 @@
 
 The children write into one pipe (a line at a time, so lines never mix), the supervisor moves it
 into the file. The file is also the supervisor's own standard error: there are the last words of a
-crash.
+crash. It is rotated in the folder where it was opened, wherever the path leads to since.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 from zbroker import limits
@@ -27,7 +29,8 @@ class LogFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._name = path.name
+        self._home = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._size = 0
         self._open()
         self.pipe_out, self.pipe_in = os.pipe()
@@ -51,18 +54,15 @@ class LogFile:
             self._size = 0
 
     def _open(self) -> None:
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        file = os.open(self._name, flags, 0o640, dir_fd=self._home)
         self._size = os.fstat(file).st_size
         os.dup2(file, _STDERR)
         os.close(file)
 
     def _rotate(self) -> None:
-        for number in range(limits.LOG_FILES - 1, 0, -1):
-            older = self._numbered(number)
-            if older.exists():
-                os.replace(older, self._numbered(number + 1))
-        os.replace(self._path, self._numbered(1))
+        older_first = [f"{self._name}.{number}" for number in range(limits.LOG_FILES, 0, -1)]
+        for older, newer in pairwise([*older_first, self._name]):
+            with suppress(FileNotFoundError):
+                os.replace(newer, older, src_dir_fd=self._home, dst_dir_fd=self._home)
         self._open()
-
-    def _numbered(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}")

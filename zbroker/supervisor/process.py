@@ -87,14 +87,12 @@ class Supervisor:
 
     def _turn(self) -> None:
         now = monotonic_ms()
+        self._check_folder()
         self._plan.tick(now)
         for order in self._plan.take_outgoing():
             self._carry_out(order)
         if self._unpublished:
             self._publish(first=False)
-        if not self._plan.stopping and not self._folder.is_there():
-            text = "was removed or replaced under the broker that runs on it, which has ended"
-            self._give_up(make("CONFLICT", f"data folder {self._folder.path} {text}"))
         deadline = self._plan.next_deadline()
         longest = limits.SUPERVISOR_WAIT_MS
         wait_ms = longest if deadline is None else max(0, min(longest, deadline - now))
@@ -102,6 +100,12 @@ class Supervisor:
             key.data()
         self._reap()
         self._take_signals()
+
+    def _check_folder(self) -> None:
+        """Who has lost the folder ends at once: an orderly end would still write."""
+        if not self._folder.is_there():
+            text = "or its LOCK was removed or replaced under the broker on it, which has ended"
+            raise make("CONFLICT", f"data folder {self._folder.path} {text}")
 
     # --- what happens --------------------------------------------------------------------------
 
@@ -224,6 +228,7 @@ class Supervisor:
         """Nothing is left running, whatever has happened."""
         for child in self._children.values():
             child.kill()
+        for child in self._children.values():
             child.close()
         if self._log:
             self._log.move()

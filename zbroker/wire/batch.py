@@ -165,6 +165,10 @@ def _admit_by_step(data: bytes) -> tuple[bytes, Head]:
             f"batch of {found.stored_bytes} bytes: at most {limits.BATCH_RAW_BYTES_MAX}",
             limit=limits.BATCH_RAW_BYTES_MAX,
         )
+    if found.flags & LZ4 and found.stored_bytes > found.raw_bytes + limits.LZ4_AROUND_BYTES:
+        raise Malformed(
+            f"lz4 makes {found.raw_bytes} bytes of the batch {found.stored_bytes}: leave it out"
+        )
     if found.flags & SPARSE:
         raise Malformed("a sparse batch cannot be produced")
     if not found.count:

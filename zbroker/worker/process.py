@@ -99,9 +99,7 @@ class Worker:
 
     def next_deadline(self) -> int | None:
         """When `tick` or `commit` is wanted next."""
-        due, deadline = self._free_due_ms, self.shard.next_deadline()
-        if deadline is not None and deadline < due:
-            due = deadline
+        due = min(self._free_due_ms, self.shard.next_deadline())
         if not self._stamped:
             due = min(due, self._idle_since + limits.MARK_IDLE_MS)
         if TEST_CLOCK:
