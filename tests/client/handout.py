@@ -112,7 +112,7 @@ class Bench:
     def look(self, after_ms: float = limits.CHUNK_LOOK_MS) -> int:
         """The I/O thread looks, some time later."""
         self.now += after_ms
-        return self.mind.look(self.now)
+        return len(self.mind.look(self.now))
 
     def nacks(self) -> list[NackOut]:
         """What is to be given back now."""

@@ -19,6 +19,7 @@ import zbroker.aio
 from tests.client.both_faces import Handled
 from tests.support.broker import Broker, environment, wait_for
 from zbroker import limits
+from zbroker.client.retiring import retire
 
 PUSH = """
 import sys, threading, zbroker
@@ -168,6 +169,28 @@ def test_client_that_is_forgotten_leaves_and_flushes(broker, producer, topic) ->
     gc.collect()
     assert future.result(60).topic == topic
     wait_for(lambda: not members(broker, topic), "it has left")
+
+
+@pytest.mark.parametrize("consumes", [False, True])
+def test_client_that_nobody_closes_ends_when_all_is_done_and_not_later(
+    broker, topic, consumes: bool
+) -> None:
+    def ends() -> float:
+        client = zbroker.Client(broker.url)
+        producer = client.producer()
+        producer.send(topic, "x")
+        if consumes:
+            consumer = client.consumer(topic)
+            consumer.on(topic)(Handled())
+            consumer.start()
+        future = producer.submit(topic, "y")
+        begun = time.monotonic()
+        retire(client._core)
+        client._core.io.join(SOON_S)
+        assert future.done() and future.result().topic == topic
+        return time.monotonic() - begun
+
+    assert min(ends() for _ in range(5)) < limits.LOOP_POLL_MAX_MS / 2_000
 
 
 def test_threads_end_with_their_clients(broker, producer, topic) -> None:

@@ -178,3 +178,21 @@ def test_many_wants_are_one_question() -> None:
         sim.want(f"t{at}")
     sim.run(100)
     assert len(sim.found) == 50 and len(sim.asked) == 1
+
+
+def test_topic_that_has_ended_is_asked_for_no_more() -> None:
+    finding = Finding()
+    finding.want("reply")
+    finding.run(200)
+    [view] = finding.found
+    finding.exists = False
+    finding.finder.forget("reply", view.ids["main"], finding.now)
+    finding.run(200)
+    assert finding.asked[-1] == ["reply"]
+    finding.finder.refresh(finding.now)
+    finding.run(500)
+    assert finding.asked[-1] == []
+    finding.exists = True
+    finding.want("reply")
+    finding.run(200)
+    assert len(finding.found) == 2 and finding.found[1].ids == view.ids

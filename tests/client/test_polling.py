@@ -114,7 +114,8 @@ def test_lease_that_may_be_lost_hands_out_nothing_and_goes_on_when_it_is_sure() 
     assert polled.poll(4) == [0, 1, 2, 3]
     assert polled.queue.keeper is not None
     polled.queue.keeper.fresh_until = monotonic_ms() - 1
-    assert polled.poll() == []
+    woken = polled.inbox.woken
+    assert polled.poll() == [] and polled.inbox.woken > woken, "it is asked for at once"
     polled.queue.keeper.fresh_until = monotonic_ms() + 60_000
     assert polled.poll() == [], "it is fetched again: the answer says whether it is ours"
     assert polled.queue.fetch_at == 4
@@ -167,7 +168,9 @@ def test_bytes_that_cannot_be_read_stop_the_queue_until_a_seek() -> None:
     good, bad = messages(0, 3), bytearray(messages(3, 5))
     bad[-20] ^= 1
     polled.fetch(good + bytes(bad), 5)
+    woken = polled.inbox.woken
     assert polled.poll() == [0, 1, 2]
+    assert polled.inbox.woken == woken + 2, "there is room, and nothing more is to be asked"
     with pytest.raises(errors.Corrupted, match=r"topic t queue 0: .*seek beyond it"):
         polled.poll()
     assert polled.queue.position == 3 and polled.script.fetches(1_000) == []

@@ -284,3 +284,23 @@ def test_every_message_is_stored_once_and_in_order(
     for at, ((batch, index), number) in enumerate(made):
         assert batch.error is None
         assert sim.shard.stored["t", number][batch.offset + index] == b"%d" % at
+
+
+def test_idle_topics_are_forgotten_and_busy_ones_kept(monkeypatch) -> None:
+    monkeypatch.setattr(limits, "PRODUCER_TOPICS_KEPT", 4)
+    sim = ClientSim()
+    for number in range(40):
+        sim.submit(f"reply-{number}", b"x", Queue(f"reply-{number}", 0), urgent=True)
+        if number % 10 != 5:
+            sim.settle()
+        assert len(sim.mind._topics) <= 4
+    first, _ = sim.submit("reply-0", b"again", Queue("reply-0", 0), urgent=True)
+    sim.settle()
+    assert first.error is None and sim.shard.stored["reply-0", 0] == [b"x", b"again"]
+    sim.silent.add("w0")
+    busy = [sim.submit(f"busy-{number}", b"x", urgent=True)[0] for number in range(10)]
+    sim.step()
+    assert {batch.topic for batch in busy} <= set(sim.mind._topics)
+    sim.silent.clear()
+    sim.settle()
+    assert all(batch.error is None for batch in busy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from datetime import timedelta
 from typing import Any
@@ -375,24 +376,67 @@ def test_handler_that_never_waits_leaves_the_loop_to_others() -> None:
     assert 5 <= asyncio.run(main()) <= 10
 
 
-def test_hanging_handlers_are_replaced_once_over_at_most(face, producer, topic) -> None:
+def test_hanging_handlers_are_replaced_once_over_at_most(face, broker, producer, topic) -> None:
     release = threading.Event()
+
+    cancelled: list[int] = []
+
+    async def deaf() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled.append(task.cancelling())
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
 
     def act(message: Received) -> Any:
         if message.attempt > 1:
             return None
-        return asyncio.to_thread(release.wait, 30) if isinstance(face, Tasks) else release.wait(30)
+        return deaf() if isinstance(face, Tasks) else release.wait(30)
 
     handled = Handled(act)
     consumer = face.consumer(topic, start="first", concurrency=2, consume_timeout=0.1)
     consumer.on(topic)(handled)
     consumer.start()
     producer.send_many(topic, map(str, range(10)), queue=0)
-    wait_for(lambda: consumer.stats().timed_out == 4, "two and two in their place")
-    threading.Event().wait(0.3)
-    assert len(handled.messages) == 4, "then nobody is left"
+    wait_for(lambda: consumer.stats().late == 4, "two and two in their place")
+    wait_for(lambda: not consumer.stats().queues, "then nobody is left: others may have them")
+    assert len(handled.messages) == 4
+    assert "out of the group" in str(consumer.stats().last_error)
+    with zbroker.Client(broker.url) as other:
+        second, taken = other.consumer(topic), Handled()
+        second.on(topic)(taken)
+        second.start()
+        wait_for(lambda: len(taken.messages) >= 6, "a healthy member goes on")
+        second.stop()
     release.set()
-    wait_for(lambda: consumer.stats().handled >= 6, "those who come back go on")
+    wait_for(lambda: consumer.stats().queues, "those who come back join again")
+    producer.send_many(topic, map(str, range(10, 20)), queue=0)
+    wait_for(lambda: len(handled.messages) >= 14, "and go on")
+    assert not any(cancelled), "a worker that goes on is not cancelled any more"
     wait_for(lambda: workers(consumer) == 2, "as many as are wanted, no more")
     consumer.stop()
     assert workers(consumer) == 0
+
+
+def test_task_that_is_late_is_cancelled_and_its_worker_goes_on(broker, producer, topic) -> None:
+    face, cancelled = Tasks(broker.url), []
+
+    async def hang() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(None)
+            raise
+
+    handled = Handled(lambda message: hang() if message.attempt == 1 else None)
+    consumer = face.consumer(topic, start="first", concurrency=2, consume_timeout=0.1)
+    consumer.on(topic)(handled)
+    consumer.start()
+    producer.send_many(topic, map(str, range(20)), queue=0)
+    wait_for(lambda: len(cancelled) == 20, "each of them")
+    stats = consumer.stats()
+    assert (stats.timed_out, stats.late, stats.last_error) == (20, 0, None)
+    assert workers(consumer) == 2
+    consumer.stop()
+    face.close()

@@ -424,3 +424,19 @@ def test_error_that_cannot_be_printed_is_the_message_s_affair(face, producer, to
     wait_for(lambda: consumer.stats().retried, "it was given back")
     assert workers(consumer) == 1
     consumer.stop()
+
+
+def test_consumer_that_is_out_of_its_group_stops(broker, producer, topic) -> None:
+    release = threading.Event()
+    with zbroker.Client(broker.url) as client:
+        consumer = client.consumer(topic, start="first", concurrency=1, consume_timeout=0.1)
+        consumer.on(topic)(lambda message: release.wait(30))
+        consumer.start()
+        producer.send_many(topic, ["a", "b"], queue=0)
+        wait_for(lambda: consumer.stats().late == 2, "no thread is left")
+        wait_for(lambda: not consumer.stats().queues, "it has left")
+        begun = time.monotonic()
+        consumer.stop()
+        assert time.monotonic() - begun < limits.CLOSE_FLUSH_S
+        assert not producer._client.admin().members(topic)
+    release.set()

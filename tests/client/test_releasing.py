@@ -114,6 +114,24 @@ def test_progress_that_is_refused_does_not_keep_the_lease(code: str) -> None:
     assert script.one(ops.Release, due - script.now).request.entries[0].next == 0
 
 
+@pytest.mark.parametrize("code", ["OFFSET_OUT_OF_RANGE", "TOO_MANY_RANGES"])
+def test_ranges_that_are_refused_leave_what_is_done_in_order(code: str) -> None:
+    script = Script()
+    script.hold(1)
+    assigned = script.queue(1)
+    assert assigned.tracker is not None
+    assigned.tracker.done(10, 14)
+    assigned.tracker.done(16, 17)
+    script.told([])
+    told = []
+    for _ in range(3):
+        release = script.one(ops.Release)
+        told.append((release.request.entries[0].next, release.request.entries[0].ranges))
+        script.answer(release, released(error_row(code)))
+        script.run_to(limits.RETRY_MAX_MS)
+    assert told == [(14, [(16, 17)]), (14, []), (0, [])]
+
+
 @pytest.mark.parametrize("answer", [released(error_row("FENCED")), timeout()])
 def test_release_that_is_no_use_ends_the_queue(answer: Any) -> None:
     script = Script()

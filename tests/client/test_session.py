@@ -211,3 +211,35 @@ def test_backoff_is_bounded_and_jittered(attempts: int) -> None:
     waits = {backoff_ms(attempts, rng) for _ in range(100)}
     assert len(waits) > 5 and max(waits) <= limits.RETRY_MAX_MS
     assert min(waits) >= limits.RETRY_MIN_MS // 2
+
+
+def test_entry_that_falls_silent_is_unreachable_after_the_connect_time_too() -> None:
+    script = Script()
+    script.session._connect_ms = 2_000
+    first = script.ask(ENTRY, deadline=30_000)
+    script.turn()
+    script.reply("ns", first.id)
+    script.ask(ENTRY, deadline=30_000)
+    for _ in range(4):
+        script.turn(499)
+    assert len(script.ended) == 1
+    script.turn(4)
+    assert isinstance(script.ended[1], Unreachable)
+
+
+def test_entry_that_answers_not_yet_is_asked_until_the_deadline() -> None:
+    script = Script()
+    script.session._connect_ms = 2_000
+    call = script.ask(ENTRY, deadline=30_000)
+    sent = 0
+    while script.now < 29_000:
+        for _, name, call_id in script.turn(100):
+            if name == "progress":
+                sent += 1
+                script.reply("ns", call_id, make("NOT_READY"))
+            elif name == "ping":
+                script.pong("ns", call_id)
+    assert not script.ended and sent > 20
+    script.turn(1_100)
+    assert [error.code for error in script.ended] == ["NOT_READY"]
+    assert call.deadline == 30_000

@@ -40,7 +40,7 @@ class Start(msgspec.Struct, frozen=True):
     otherwise: Start | None = None
 
 
-class Fetch(msgspec.Struct, gc=False):
+class Fetch(msgspec.Struct):
     """What one fetch brought for one queue: whole records from `begin` on, continue at `next`.
 
     `messages` is how many there are in it, by the headers; -1: nobody counts. Who takes a counted
@@ -56,7 +56,7 @@ class Fetch(msgspec.Struct, gc=False):
     messages: int = -1
 
 
-class Asking(msgspec.Struct, gc=False, kw_only=True):
+class Asking(msgspec.Struct, kw_only=True):
     """What queues are asked by; `left` is how many of them it is of no use to any more."""
 
     left: int = 0

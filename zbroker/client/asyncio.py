@@ -10,6 +10,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -30,7 +31,7 @@ from zbroker.client.receipts import Receipt, receipt_of, receipts
 from zbroker.client.received import Received
 from zbroker.client.retiring import retire
 from zbroker.client.subscribing import settings_of as push_settings_of
-from zbroker.errors import Busy, Closed, InvalidArgument, Timeout
+from zbroker.errors import Busy, Closed, Timeout, ZBrokerError
 from zbroker.names import Queue
 
 _log = logging.getLogger("zbroker.client")
@@ -107,7 +108,10 @@ class Client(_Closing):
         room: str = "",
         assignment_config: dict[str, dict[str, list[int]]] | None = None,
     ) -> Consumer:
-        """See `zbroker.Client.consumer`; `concurrency` is how many handlers run at once."""
+        """See `zbroker.Client.consumer`; `concurrency` is how many handlers run at once.
+
+        A handler that runs longer than `consume_timeout` is cancelled.
+        """
         return Consumer(self, push_settings_of(
             group, concurrency, mode, start, assignment, max_retries, prefetch, prefetch_bytes,
             consume_timeout, subscription_revision, room, assignment_config, self.id,
@@ -151,7 +155,13 @@ class Client(_Closing):
 
     async def run(self, flow: Flow, timeout: float) -> Any:
         """Runs an operation (used by the objects of this client)."""
-        return await self._bridge.future(lambda done: self._core.run(flow, timeout, done))
+        try:
+            async with asyncio.timeout(timeout + limits.CLOSE_FLUSH_S):
+                return await self._bridge.future(lambda done: self._core.run(flow, timeout, done))
+        except TimeoutError as error:
+            if isinstance(error, ZBrokerError):
+                raise
+            raise Timeout("the client's I/O thread does not answer") from None
 
     async def _settled(self, batches: list[Batch], timeout: float | None) -> bool:
         """Waits until batches are done; says whether they are."""
@@ -186,7 +196,7 @@ class Producer(_Closing):
     def __init__(self, client: Client, settings: Settings, block: bool) -> None:
         self._client, self._settings, self._block = client, settings, block
         self._box = client._core.outbox(settings)
-        self._checked: set[str] = set()
+        weakref.finalize(self, self._box.abandon).atexit = False
 
     async def send(
         self,
@@ -201,7 +211,7 @@ class Producer(_Closing):
         selector: Selector | None = None,
     ) -> Receipt:
         """See `zbroker.Producer.send`."""
-        self._check(topic)
+        topic = self._checked(topic)
         choice = choice_of(topic, ordering_key, queue, selector)
         part = compose(body, tag, keys, headers)
         batch, index = await self._add(topic, part, choice, True, self._block)
@@ -225,7 +235,7 @@ class Producer(_Closing):
         futures, or use `send`.
         """
         self._client._bridge.loop()
-        self._check(topic)
+        topic = self._checked(topic)
         choice = choice_of(topic, ordering_key, queue, selector)
         part = compose(body, tag, keys, headers)
         return self._future(
@@ -243,8 +253,8 @@ class Producer(_Closing):
     ) -> Sequence[Receipt]:
         """See `zbroker.Producer.send_many`."""
         self._client._bridge.loop()
+        topic = self._checked(topic)
         choice = choice_of(topic, ordering_key, queue, selector)
-        self._check(topic)
         settings = self._settings
         runs = []
         for part in compose_many(messages, settings.batch_messages, settings.batch_bytes):
@@ -266,7 +276,7 @@ class Producer(_Closing):
         selector: Selector | None = None,
     ) -> None:
         """See `zbroker.Producer.send_oneway`; suspends while the buffer is full."""
-        self._check(topic)
+        topic = self._checked(topic)
         choice = choice_of(topic, ordering_key, queue, selector)
         part = compose(body, tag, keys, headers)
         await self._add(topic, part, choice, False, self._block)
@@ -306,10 +316,10 @@ class Producer(_Closing):
                     raise
             room = asyncio.Event()
             wake = self._client._bridge.setter(room)
-            self._box.when_room(wake)
             try:
-                async with asyncio.timeout(left):
-                    await room.wait()
+                if self._box.when_room(len(part.items), part.size, wake):
+                    async with asyncio.timeout(left):
+                        await room.wait()
             except TimeoutError:
                 continue
             finally:
@@ -323,7 +333,7 @@ class Producer(_Closing):
             if future.done():
                 return
             if batch.error is not None:
-                future.set_exception(batch.error)
+                future.set_exception(copy(batch.error))
             else:
                 future.set_result(receipt_of(batch, index))
 
@@ -332,11 +342,9 @@ class Producer(_Closing):
             self._client._core.io.wake()
         return future
 
-    def _check(self, topic: str) -> None:
+    def _checked(self, topic: str) -> str:
         self._client._core.check_open()
-        if topic not in self._checked:
-            names.check_topic(topic)
-            self._checked.add(topic)
+        return names.check_topic(topic)
 
 
 class PullConsumer(Puller, _Closing):

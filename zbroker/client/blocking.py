@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from zbroker import limits, names
-from zbroker.client import admin_flows
+from zbroker.client import admin_flows, waiting
 from zbroker.client.admin import Admin
 from zbroker.client.composing import Selector, choice_of, compose, compose_many
 from zbroker.client.core import Core, Seconds, seconds, settings_of
@@ -147,7 +147,8 @@ class Client(_Closing):
             prefetch: messages of a queue that are fetched ahead.
             prefetch_bytes: of all queues.
             consume_timeout: seconds after which a handler that has not returned has failed; it is
-                left alone, and another thread takes its place.
+                left alone, and another thread takes its place, `concurrency` of them at most. When
+                none is left the consumer is out of its group until one returns; see `stats`.
             subscription_revision: members whose subscription has a higher one replace the others.
             room: of this member, for "machine_room".
             assignment_config: client id -> topic -> queue numbers, for "config".
@@ -222,8 +223,7 @@ class Client(_Closing):
     def run(self, flow: Flow, timeout: float) -> Any:
         """Runs an operation and waits for its value (used by the objects of this client)."""
         core = self._core
-        if core.io.is_own():
-            raise Internal("a callback of the client's own thread must not wait")
+        waiting.check("this")
         event = threading.Event()
         box: list[Any] = []
 
@@ -247,7 +247,7 @@ class Producer(_Closing):
         self._wait_s = self._timeout_s if block else 0.0
         self._box = client._core.outbox(settings)
         self._put, self._io = self._box.put, client._core.io
-        self._checked: set[str] = set()
+        weakref.finalize(self, self._box.abandon).atexit = False
 
     def send(
         self,
@@ -283,6 +283,7 @@ class Producer(_Closing):
             Timeout: not acknowledged in time; see `maybe_stored`.
             ZBrokerError: it was refused.
         """
+        waiting.check("send")
         batch, index = self._add(
             topic, body, tag, keys, headers, ordering_key, queue, selector, True
         )
@@ -304,10 +305,11 @@ class Producer(_Closing):
     ) -> SendFuture:
         """Hands over one message and returns at once, unless the buffer is full.
 
-        The arguments are those of `send`; the outcome is in the future.
+        The arguments are those of `send`; the outcome is in the future. In a callback, which must
+        not wait, a full buffer is Busy at once.
         """
         if (
-            type(body) is bytes and topic in self._checked and self._io.closed is None
+            type(body) is bytes and type(topic) is str and self._io.closed is None
             and not (tag or keys or headers or ordering_key or selector or queue is not None)
         ):
             size = len(body)
@@ -342,8 +344,9 @@ class Producer(_Closing):
             SendManyError: some batches were not stored; `results` has one entry a message.
             InvalidArgument, TooLarge: before anything is sent.
         """
+        waiting.check("send_many")
+        topic = self._checked(topic)
         choice = choice_of(topic, ordering_key, queue, selector)
-        self._check(topic)
         settings = self._settings
         runs = []
         for part in compose_many(messages, settings.batch_messages, settings.batch_bytes):
@@ -377,17 +380,24 @@ class Producer(_Closing):
         Args:
             timeout: seconds. What became of each message is in its future.
         """
+        waiting.check("flush")
         ends = time.monotonic() + seconds(timeout, "timeout")
-        waiting = self._box.flush()
-        for batch in waiting:
+        batches = self._box.flush()
+        for batch in batches:
             if not batch.wait(max(0.0, ends - time.monotonic())):
-                left = sum(each.count for each in waiting if not each.done)
+                left = sum(each.count for each in batches if not each.done)
                 raise Timeout(f"{left} messages are not acknowledged yet", maybe_stored=True)
 
     def close(self) -> None:
-        """Takes no more messages, flushes for up to 5 s, then fails the rest with Closed."""
+        """Takes no more messages, flushes for up to 5 s, then fails the rest with Closed.
+
+        In a callback it does not wait: what is buffered is sent behind it.
+        """
         error = Closed("the producer was closed")
         self._box.shut(error)
+        if waiting.is_forbidden():
+            self._box.abandon()
+            return
         ends = time.monotonic() + limits.CLOSE_FLUSH_S
         if self._io.closed is None:
             for batch in self._box.flush():
@@ -399,13 +409,11 @@ class Producer(_Closing):
         ordering_key: str | None, queue: int | Queue | None, selector: Selector | None,
         urgent: bool,
     ) -> tuple[Any, int]:
-        self._check(topic)
+        topic = self._checked(topic)
         choice = choice_of(topic, ordering_key, queue, selector)
         one = compose(body, tag, keys, headers)
         return self._box.add(topic, one.items, one.size, one.rich, choice, urgent, self._wait_s)
 
-    def _check(self, topic: str) -> None:
+    def _checked(self, topic: str) -> str:
         self._client._core.check_open()
-        if topic not in self._checked:
-            names.check_topic(topic)
-            self._checked.add(topic)
+        return names.check_topic(topic)

@@ -24,6 +24,7 @@ from zbroker.wire.message import Message as Message
 
 Selector = Callable[[Sequence[Queue]], Queue | int]
 _ONE = (Message, str, bytes, bytearray, memoryview, Mapping)  # a message, though it may iterate
+_TEXT_BYTES_FREE = min(limits.TAG_BYTES_MAX, limits.KEY_BYTES_MAX, limits.HEADERS_BYTES_MAX)
 _body, _tag, _keys, _headers = map(attrgetter, ("body", "tag", "keys", "headers"))
 
 
@@ -58,35 +59,37 @@ def compose(body: Any, tag: str, keys: Sequence[str], headers: dict[str, str] | 
         raise InvalidArgument(f"keys {keys!r:.60}: a list of str is wanted")
     if headers and not isinstance(headers, Mapping):
         raise InvalidArgument(f"headers {headers!r:.60}: a dict of str is wanted")
-    item = _plain(Message(data, tag or "", list(keys), dict(headers or {})))
-    message.encode_text("".join(_texts(item)), "a tag, key or header")
-    _check_texts(item)
-    return Composed([item], _size_of(item), True)
+    item = Message(data, tag or "", list(keys), dict(headers or {}))
+    texts = _texts(item)
+    if set(map(type, texts)) != {str}:
+        texts = _make_plain(item)
+    text_bytes = len(message.encode_text("".join(texts), "a tag, key or header"))
+    _check_texts(item, text_bytes)
+    return Composed([item], size + text_bytes + len(texts) * limits.BATCH_BYTES_A_TEXT, True)
 
 
 def _texts(item: Message) -> tuple[str, ...]:
     return item.tag, *item.keys, *item.headers, *item.headers.values()
 
 
-def _plain(item: Message) -> Message:
-    """The same with a plain str in every place: a subclass of it cannot be sent."""
-    texts = _texts(item)
-    if set(map(type, texts)) == {str}:
-        return item
-    if not all(isinstance(text, str) for text in texts):
+def _make_plain(item: Message) -> tuple[str, ...]:
+    """Puts a plain str in every place: a subclass of it cannot be sent."""
+    if not all(isinstance(text, str) for text in _texts(item)):
         raise InvalidArgument("tag, keys, and names and values of headers must be str")
     plain = str.__str__
-    headers = {plain(name): plain(value) for name, value in item.headers.items()}
-    return Message(item.body, plain(item.tag), [*map(plain, item.keys)], headers)
+    item.tag, item.keys = plain(item.tag), [*map(plain, item.keys)]
+    item.headers = {plain(name): plain(value) for name, value in item.headers.items()}
+    return _texts(item)
 
 
-def _check_texts(item: Message) -> None:
-    message.check_tags((item.tag,))
+def _check_texts(item: Message, text_bytes: int) -> None:
     if not tags.is_selectable(item.tag):
         text = "no filter could select it: without ||, not *, and no blanks around it"
-        raise InvalidArgument(f"tag {item.tag!r}: {text}")
-    message.check_keys(item.keys)
-    message.check_headers(item.headers)
+        raise InvalidArgument(f"tag {item.tag!r:.60}: {text}")
+    if text_bytes > _TEXT_BYTES_FREE or len(item.keys) > limits.KEYS_MAX:
+        message.check_tags((item.tag,))
+        message.check_keys(item.keys)
+        message.check_headers(item.headers)
 
 
 def _too_large(size: int) -> TooLarge:
@@ -190,7 +193,7 @@ def choice_of(
 
 def _queue(topic: str, queue: int | Queue) -> Queue:
     number, broker = (queue.queue, queue.broker) if isinstance(queue, Queue) else (queue, "")
-    if isinstance(queue, Queue) and queue.topic != topic or not isinstance(broker, str):
+    if (isinstance(queue, Queue) and queue.topic != topic) or not isinstance(broker, str):
         raise InvalidArgument(f"queue {queue!r:.60} is not a queue of topic {topic}")
     return Queue(topic, integer(number, f"topic {topic} queue"), broker)
 

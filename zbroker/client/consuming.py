@@ -4,8 +4,9 @@ Two ways to come by queues. A reader (`subscribe`, `assign`) reads what the rout
 a group reads what it holds under leases: `leasing` puts queues in by `hold` and takes them out by
 `revoke` and `forget`, and is told here what the answers say of them.
 
-What is fetched ahead is bounded: for callers that poll, in bytes of all queues; for handlers, in
-messages, bytes and span of each queue, so that one that is stuck never stops the others.
+What is fetched ahead is bounded: in bytes of all queues, counting what fetches on their way may
+bring; for handlers also in messages, span and a share of the bytes for each queue, and one that has
+nothing may have a record beyond the sum, so that those that are stuck never stop the others.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Prefetch(msgspec.Struct, frozen=True):
 
     Attributes:
         messages: a queue is fetched while it has fewer that are not done; at least 1.
-        bytes: of all queues; each has an equal share.
+        bytes: of all queues, and a record of each beyond it; one that has its equal share waits.
         span: a queue is fetched while its newest message is at most so many behind the oldest one
             that is not done.
     """
@@ -44,7 +45,7 @@ class Prefetch(msgspec.Struct, frozen=True):
     span: int = limits.PREFETCH_SPAN_MESSAGES
 
 
-class LookUp(Asking, gc=False):
+class LookUp(Asking):
     """The first offsets of queues are wanted."""
 
     queues: list[tuple[Assigned, int]]
@@ -385,14 +386,20 @@ class Consuming:
             self.errors.append(error)
 
     def _no_route(self, topic: str, error: ZBrokerError) -> None:
-        if topic in self._topics and error.code == "TOPIC_NOT_FOUND":
+        """What may come is wanted again, whoever does not answer now; the rest stops."""
+        absent = topic in self._topics and error.code == "TOPIC_NOT_FOUND"
+        queues = [one for name, one in self.queues.items() if name.topic == topic]
+        if absent:
             self._absent.add(topic)
-            self._out.append(WantTopic(topic))
+        elif all(one.code != error.code for one in self.errors):
+            self.errors.append(error)
+        if absent or error.retryable:
+            want = WantTopic(topic)
+            if (queues or topic in self._topics) and want not in self._out:
+                self._out.append(want)
             return
-        self.errors.append(error)
-        for name, assigned in self.queues.items():
-            if name.topic == topic:
-                assigned.stopped = True
+        for assigned in queues:
+            assigned.stopped = True
 
     def _add_new(self, topic: str, view: TopicView) -> None:
         """Queues of the first look begin at the start, later ones at their beginning."""
@@ -412,6 +419,7 @@ class Consuming:
             assigned.queue = full
         old, assigned.place = assigned.place, place
         if old is not None and old.topic_id != place.topic_id:
+            assigned.max = -1
             self.buffered_bytes -= assigned.seek(Start("first"))
 
     def _add(self, queue: Queue, tags: tuple[str, ...], start: Start) -> Assigned:

@@ -6,6 +6,7 @@ import os
 import random
 import weakref
 from collections.abc import Callable
+from copy import copy
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -166,7 +167,7 @@ class Core:
     def check_open(self) -> None:
         """Raises Closed if the client was closed or forked."""
         if self.io.closed is not None:
-            raise self.io.closed
+            raise copy(self.io.closed)
 
     def shut(self) -> None:
         """Takes no more messages."""

@@ -53,6 +53,7 @@ class Call:
         place: who is meant; the endpoint is looked up anew for every attempt.
         frames: what is sent, always the same bytes.
         deadline: when to give up, monotonic ms.
+        until: the same, if it is answered by errors that are retryable.
         silence_ms: after so long without an answer it is sent again.
         retry: try again after an error that is retryable.
         done: called once: the call, its result or a ZBrokerError, the payload frames, now.
@@ -62,7 +63,7 @@ class Call:
 
     __slots__ = (
         "attempts", "deadline", "done", "endpoint", "error", "frames", "id", "op", "place",
-        "retry", "sends", "sent_at", "silence_ms",
+        "retry", "sends", "sent_at", "silence_ms", "until",
     )
 
     def __init__(
@@ -70,7 +71,8 @@ class Call:
         silence_ms: int, retry: bool, done: Done,
     ) -> None:
         self.id, self.op, self.place, self.frames = call_id, op, place, frames
-        self.deadline, self.silence_ms, self.retry, self.done = deadline, silence_ms, retry, done
+        self.silence_ms, self.retry, self.done = silence_ms, retry, done
+        self.deadline = self.until = deadline
         self.endpoint, self.sends, self.sent_at, self.attempts = "", 0, 0, 0
         self.error: Exception | None = None
 

@@ -25,7 +25,7 @@ class Sender(Protocol):
         """Takes what an errand brought: the typed result, or a ZBrokerError."""
 
 
-class Errand(msgspec.Struct, gc=False):
+class Errand(msgspec.Struct):
     """A request to be sent.
 
     Attributes:

@@ -3,9 +3,11 @@
 A queue is in one fetch at a time. The one to spare lets one be on its way while the other's data is
 read; while there is nothing all queues are parked in long polls. When all fetches are out and
 queues have to be asked anew (a seek, a new lease, room for more), a newer fetch of the same session
-takes the place of a small parked one and its queues along, those not asked for longest first. Under
-leases a fetch carries what has been done of its queues since the last one: acknowledging costs no
-request.
+takes the place of a small parked one and its queues along, those not asked for longest first. One
+with a queue behind its end is not parked, it will be answered, however long the way is: its data
+would come in vain. (Unless a filter drops all of it: then it is parked when it has had its time.)
+Under leases a fetch carries what has been done of its queues since the last one: acknowledging
+costs no request.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from zbroker.wire import ops
 Key = tuple[Place, tuple[str, ...]]  # a worker and the tags wanted there
 
 
-class FetchOut(Asking, gc=False):
+class FetchOut(Asking):
     """A fetch to be sent; `replaces` is the one that it ends.
 
     `number` stands in its session: no other fetch of the consumer that is out has it.
@@ -38,6 +40,12 @@ class FetchOut(Asking, gc=False):
     def live(self) -> int:
         """How many queues wait for this fetch still."""
         return len(self.queues) - self.left
+
+    def parked_from(self) -> int | None:
+        """From when on it surely waits, monotonic ms; None: it does not, it will be answered."""
+        if not any(one.out is self and one.fetch_at < one.max for one, _ in self.queues):
+            return self.sent_at + limits.FETCH_REPLACED_AFTER_MS
+        return self.sent_at + limits.FETCH_FILTERED_MS if self.request.tags else None
 
 
 class Fetching:
@@ -104,19 +112,22 @@ class Fetching:
         most, outs = limits.QUEUES_A_FETCH_MAX, self._outs[key]
         queues = sorted(queues, key=_asked_at)
         small = sorted((out for out in outs if out.live < most), key=lambda out: out.live)
-        sent = []
+        sent, later = [], []
         for old in small:
             if not queues:
                 break
-            if now - old.sent_at < limits.FETCH_REPLACED_AFTER_MS:
+            parked = old.parked_from()
+            if parked is None:
+                continue
+            if parked > now:
+                later.append(parked)
                 continue
             self._take_out(outs, old)
             more, queues = queues[: most - old.live], queues[most - old.live :]
             more += [one for one, _ in old.queues if one.out is old]
             sent.append(self._send(key, more, room, now, old))
-        if queues:
-            young = (out.sent_at for out in outs if out.live < most)
-            self._again[key] = min(young, default=now) + limits.FETCH_REPLACED_AFTER_MS
+        if queues and later:
+            self._again[key] = min(later)
         return sent
 
     def _take_out(self, outs: list[FetchOut], out: FetchOut) -> None:

@@ -189,6 +189,9 @@ class Finder:
         self._refresh_at = now + soon
         missing = [name for name in result.not_found if name in self._wants]
         self._create(missing, now)
+        for name in result.not_found:  # who uses it again, wants it again
+            if name not in self._wants and self._session.places.topic(name) is None:
+                self._used.pop(name, None)
         if self._wants:
             asked = all(want.asked for wants in self._wants.values() for want in wants)
             self._ask_at(now + (limits.ROUTES_RETRY_MS if asked else 0))
@@ -269,8 +272,8 @@ class Finder:
         def created(_: Call, result: Any, __: list[bytes], now: int) -> None:
             self._creating.discard(name)
             if isinstance(result, ZBrokerError):
-                for want in self._wants.pop(name, ()):
-                    want.found(result, now)
+                wants = [want for want in self._wants.get(name, ()) if want.create]
+                self._end(name, wants, result, now)
             else:
                 self.learn(result.topic, now)
             self._ask_at(now + limits.ROUTES_RETRY_MS)

@@ -145,9 +145,9 @@ class Handing:
 
     # --- for the I/O thread
 
-    def look(self, now: float) -> int:
-        """Goes over what runs; returns how many calls have just run out of time."""
-        late = 0
+    def look(self, now: float) -> list[Chunk]:
+        """Goes over what runs; returns those whose call has just run out of time."""
+        late = []
         self._look_at = inf
         while self._later and self._later[0][0] <= now:
             self._try_again(heappop(self._later)[2])
@@ -162,7 +162,7 @@ class Handing:
             self._settle(chunk, max(0, len(chunk.parts) - left - 1))
             if now - chunk.since >= self._timeout_ms and chunk.parts:
                 self._time_out(chunk)
-                late += 1
+                late.append(chunk)
                 continue
             self._plan(chunk, left, now)
         return late

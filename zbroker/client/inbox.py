@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -55,7 +56,6 @@ class Inbox:
         self.opened = False
         self.follower: Part | None = None
         self._core, self._group = core, group
-        self._some = threading.Condition(self.lock)
         self._callbacks: dict[Callable[[], None], None] = {}
         self._joined: list[Joined] = []
         self._left: list[Callable[[], None]] = []
@@ -69,8 +69,14 @@ class Inbox:
 
     def wait(self, timeout: float) -> bool:
         """Waits until there may be something to take, or an error; says whether there may."""
-        with self._some:
-            return self._some.wait_for(self._has_some, timeout)
+        gate = threading.Lock()  # a Condition is torn apart by Ctrl-C, see `Outbox._wait_for_room`
+        gate.acquire()
+        wake = gate.release
+        try:
+            self.when_some(wake)
+            return gate.acquire(timeout=timeout)
+        finally:
+            self.forget(wake)
 
     def when_some(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once from the thread, or at once, when there may be something."""
@@ -101,7 +107,7 @@ class Inbox:
     def check_open(self) -> None:
         """Raises Closed if the consumer was closed, or its client, or the process is a fork."""
         if self.closed is not None:
-            raise self.closed
+            raise copy(self.closed)
         self._core.check_open()
 
     def raise_errors(self) -> None:
@@ -162,7 +168,6 @@ class Inbox:
                 return
             self.closed = error
             callbacks, self._callbacks = self._callbacks, {}
-            self._some.notify_all()
         for callback in callbacks:
             callback()
         if self.sharing is not None:
@@ -203,6 +208,7 @@ class Inbox:
         """Ends everything that waits."""
         with self.lock:
             self.closed = self.closed or error
+            self.mind.rewind_all()
         self._announce()
         self._tell_left()
         if self.follower is not None:
@@ -217,6 +223,9 @@ class Inbox:
     def _end(self, _: int) -> None:
         for call in self._calls.values():
             self._core.session.drop(call)
+        self._calls.clear()
+        with self.lock:
+            self.mind.rewind_all()
         if self in self._core.io.sleepers:
             self._core.io.sleepers.remove(self)
             self._core.finder.watchers.remove(self._changed)
@@ -277,6 +286,7 @@ class Inbox:
         old = self._calls.pop(id(out.replaces), None)
         if old is not None:
             session.drop(old)
+        out.replaces = None
 
         def done(_: Call, result: Any, payload: list[bytes], now: int) -> None:
             self._calls.pop(id(out), None)
@@ -328,7 +338,6 @@ class Inbox:
             if not self._has_some():
                 return
             callbacks, self._callbacks = self._callbacks, {}
-            self._some.notify_all()
         for callback in callbacks:
             callback()
 

@@ -403,8 +403,9 @@ class Leasing:
             ):
                 self._end(assigned)
                 continue
-            if error.code in _BAD_PROGRESS:  # then without it
-                assigned.tracker = Tracker(0)
+            if error.code in _BAD_PROGRESS:  # then without its ranges, at last without any
+                following, ranges, _ = assigned.tracker.snapshot()
+                assigned.tracker = Tracker(following if ranges else 0)
             assigned.releasing = False
             assigned.refusals += 1
             assigned.paused_until = now + backoff_ms(assigned.refusals, self._rng)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
-from zbroker.client import forking
+from zbroker.client import forking, waiting
 from zbroker.client.batches import Batch
 from zbroker.client.door import Call
 from zbroker.client.finder import Finder
@@ -23,7 +25,7 @@ from zbroker.client.receipts import SendFuture
 from zbroker.client.squeezing import Squeezing
 from zbroker.client.thread import IoThread
 from zbroker.clock import monotonic_ms
-from zbroker.errors import Busy, ZBrokerError
+from zbroker.errors import Busy, Internal, ZBrokerError
 from zbroker.wire import ops
 
 _log = logging.getLogger("zbroker.client")
@@ -45,8 +47,7 @@ class Outbox:
         self.closed: ZBrokerError | None = None
         self._io, self._finder = io, finder
         self._lock = forking.lock()
-        self._room = threading.Condition(self._lock)
-        self._waiting = 0
+        self._abandoned = False
         self._room_callbacks: dict[Callable[[], None], None] = {}
         io.post(self._begin)
 
@@ -77,15 +78,18 @@ class Outbox:
         Raises:
             Busy: there was no room in time.
         """
-        mind = self.mind
-        with self._lock:
-            if not mind.has_room(len(items), size):
-                self._wait_for_room(len(items), size, wait_s)
-            if self.closed is not None:
-                raise self.closed
-            batch = mind.add(topic, items, size, rich, choice, monotonic_ms())
-            index = batch.count - len(items)
-            batch.urgent |= urgent
+        mind, count, ends = self.mind, len(items), 0.0
+        while True:
+            with self._lock:
+                if self.closed is not None:
+                    raise copy(self.closed)
+                if mind.has_room(count, size):
+                    batch = mind.add(topic, items, size, rich, choice, monotonic_ms())
+                    index = batch.count - count
+                    batch.urgent |= urgent
+                    break
+            ends = ends or time.monotonic() + wait_s
+            self._wait_for_room(count, size, ends - time.monotonic())
         if mind.unencoded:
             self.encode()
         else:
@@ -100,10 +104,19 @@ class Outbox:
     def _encode(self) -> None:
         with self._lock:
             work, self.mind.unencoded = self.mind.unencoded, []
-        made = [(batch, self._squeezing.encode(batch)) for batch in work]
+        made = [(batch, self._bytes_of(batch)) for batch in work]
         with self._lock:
             for batch, data in made:
                 self.mind.encoded(batch, data)
+
+    def _bytes_of(self, batch: Batch) -> bytes | ZBrokerError:
+        """One batch's trouble is not that of the others, nor of who encodes it by chance."""
+        try:
+            return self._squeezing.encode(batch)
+        except ZBrokerError as error:
+            return error
+        except Exception as crash:
+            return Internal(f"topic {batch.topic}: a batch cannot be encoded: {crash!r:.200}")
 
     def view(self, topic: str) -> TopicView | None:
         """What is known of a topic."""
@@ -117,11 +130,17 @@ class Outbox:
         self._io.wake(self)
         return batches
 
-    def when_room(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` once from the thread as soon as something has left the buffer."""
+    def when_room(self, count: int, size: int, callback: Callable[[], None]) -> bool:
+        """Calls `callback` once as soon as something has left the buffer, or it was closed.
+
+        Returns:
+            False if so many messages of so many bytes need not wait: it is not called.
+        """
         with self._lock:
-            self._room_callbacks[callback] = None
-        self._io.wake(self)
+            waits = self.closed is None and not self.mind.has_room(count, size)
+            if waits:
+                self._room_callbacks[callback] = None
+        return waits
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Who wanted to know of room does not wait any more."""
@@ -133,19 +152,28 @@ class Outbox:
         with self._lock:
             self.closed = self.closed or error
             self.mind.shut()
-            self._room.notify_all()
+            callbacks, self._room_callbacks = self._room_callbacks, {}
+        for callback in callbacks:
+            callback()
+        self._io.wake(self)
 
     def end(self, error: ZBrokerError) -> None:
         """Ends the use: what is still on its way fails with `error`."""
 
         def leave(now: int) -> None:
-            if self in self._io.sleepers:
-                self._io.sleepers.remove(self)
-                self._finder.watchers.remove(self._changed)
+            self._leave()
             self.fail_all(error, now)
 
         if self._io.closed is None:
             self._io.post(leave)
+
+    def abandon(self) -> None:
+        """Its producer is gone without a close: what is buffered is still sent, then it leaves.
+
+        A finalizer may be anywhere: it takes no lock.
+        """
+        self._abandoned = True
+        self._io.wake(self)
 
     # --- for the thread
 
@@ -167,6 +195,8 @@ class Outbox:
             self._emit(each, now)
         if mind.settled:
             self._announce()
+        if self._abandoned and not mind.buffered:
+            self._leave()
 
     def next_deadline(self) -> int | None:
         """When `tick` is wanted next."""
@@ -186,20 +216,30 @@ class Outbox:
         self._io.sleepers.append(self)
         self._finder.watchers.append(self._changed)
 
+    def _leave(self) -> None:
+        if self in self._io.sleepers:
+            self._io.sleepers.remove(self)
+            self._finder.watchers.remove(self._changed)
+
     def _wait_for_room(self, count: int, size: int, wait_s: float) -> None:
-        self._waiting += 1
+        """Waits until it is worth another try; raises Busy.
+
+        Not by a Condition: Ctrl-C within its `wait` has the lock released that the thread holds.
+        """
+        gate = threading.Lock()
+        gate.acquire()
+        wake = gate.release
         try:
-            if wait_s and self._room.wait_for(
-                lambda: self.closed is not None or self.mind.has_room(count, size), wait_s
+            if wait_s > 0 and not waiting.is_forbidden() and (
+                not self.when_room(count, size, wake) or gate.acquire(timeout=wait_s)
             ):
                 return
         finally:
-            self._waiting -= 1
-        if self.closed is None:
-            raise Busy(
-                f"the producer's buffer is full: {self.mind.buffered} messages of "
-                f"{self.mind.buffered_bytes} bytes wait to be acknowledged"
-            )
+            self.forget(wake)
+        raise Busy(
+            f"the producer's buffer is full: {self.mind.buffered} messages of "
+            f"{self.mind.buffered_bytes} bytes wait to be acknowledged"
+        )
 
     def _emit(self, out: Parcel | Want | LostWay, now: int) -> None:
         if isinstance(out, Parcel):
@@ -241,10 +281,8 @@ class Outbox:
             settled, mind.settled = mind.settled, []
             callbacks: dict[Callable[[], None], None] = {}
             if settled:
-                if self._waiting:
-                    self._room.notify_all()
                 callbacks, self._room_callbacks = self._room_callbacks, {}
-        for batch in settled:
-            batch.announce()
         for callback in callbacks:
             callback()
+        for batch in settled:
+            batch.announce()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from copy import copy
 
 from zbroker.client.assigned import Assigned, Fetch
 from zbroker.client.inbox import Inbox
@@ -67,7 +68,7 @@ class Polling:
     def _poll(self, max_messages: int, before: _Before) -> list[Received]:
         inbox = self._inbox
         if inbox.closed is not None:
-            raise inbox.closed
+            raise copy(inbox.closed)
         with inbox.lock:
             self.mend()
         got: list[Received] = []
@@ -88,6 +89,7 @@ class Polling:
         with self._inbox.lock:
             if assigned.token and assigned.fresh_until < monotonic_ms():
                 self._inbox.mind.rewind(assigned)
+                self._inbox.wake()
             if assigned.life != fetch.life:
                 self._close()
                 return []
@@ -126,6 +128,7 @@ class Polling:
                 self._close()
                 with inbox.lock:
                     inbox.mind.stop(assigned, error)
+                inbox.wake()
                 continue
             if placed is None:
                 with inbox.lock:

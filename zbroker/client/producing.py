@@ -66,6 +66,7 @@ class Producing:
         self.settled: list[Batch] = []
         self._rng, self._new_id, self._event = rng, new_id, event
         self._topics: dict[str, TopicLane] = {}
+        self._topics_most = limits.PRODUCER_TOPICS_KEPT
         self._open: dict[Batch, Slot] = {}
         self._unplaced: dict[TopicLane, None] = {}
         self._ready: dict[Place, dict[Lane, None]] = {}
@@ -227,7 +228,7 @@ class Producing:
         while alive and (alive[0].settled or alive[0].deadline <= now):
             batch = alive.popleft()
             if not batch.settled:
-                self._give_up(batch)
+                self._give_up(batch, self._late(batch))
         for lane in self._unplaced:
             if lane.view is not None and lane.ask_at <= now:
                 lane.ask_at = now + limits.ROUTES_RETRY_MS
@@ -272,12 +273,23 @@ class Producing:
         lane = self._topics.get(topic)
         return lane.view if lane else None
 
-    def encoded(self, batch: Batch, data: bytes) -> None:
-        """Takes the bytes of a sealed batch."""
-        if not batch.settled:
+    def encoded(self, batch: Batch, data: bytes | ZBrokerError) -> None:
+        """Takes the bytes of a sealed batch, or why it has none."""
+        if batch.settled:
+            return
+        if isinstance(data, ZBrokerError):
+            self._give_up(batch, data)
+        else:
             batch.take_bytes(data, self.settings.compress)
 
     def _begin_topic(self, topic: str, now: int) -> TopicLane:
+        if len(self._topics) >= self._topics_most:
+            self._topics = {
+                name: one
+                for name, one in self._topics.items()
+                if one in self._unplaced or not one.idle
+            }
+            self._topics_most = max(limits.PRODUCER_TOPICS_KEPT, 2 * len(self._topics))
         lane = self._topics[topic] = TopicLane(topic, self._new_id, self._rng.randrange(1 << 16))
         self._want(lane, now + self.settings.timeout_ms)
         return lane
@@ -388,8 +400,14 @@ class Producing:
             self._open.pop(batch, None)
             self._fail(batch, _doubt(batch) if batch.doubt or batch.flying else error)
 
-    def _give_up(self, batch: Batch) -> None:
-        """The deadline has passed."""
+    def _late(self, batch: Batch) -> ZBrokerError:
+        return Timeout(
+            f"topic {batch.topic}: not acknowledged within {self.settings.timeout_ms / 1000:g} s",
+            maybe_stored=batch.doubt or batch.flying,
+        )
+
+    def _give_up(self, batch: Batch, error: ZBrokerError) -> None:
+        """It will not be sent (again), wherever it is."""
         slot = self._open.pop(batch, None)
         topic = self._topics.get(batch.topic)
         if slot is not None:
@@ -397,10 +415,6 @@ class Producing:
         elif topic is not None and batch.lane is None:
             topic.remove(batch)
         lane = batch.lane
-        error = Timeout(
-            f"topic {batch.topic}: not acknowledged within {self.settings.timeout_ms / 1000:g} s",
-            maybe_stored=batch.doubt or batch.flying,
-        )
         if lane is not None:
             self._drop(lane, batch, error)
         else:

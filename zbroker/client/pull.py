@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from zbroker import limits, names
-from zbroker.client import lag_flows, progress_flows
+from zbroker.client import lag_flows, progress_flows, waiting
 from zbroker.client.assigned import Assigned, Start
 from zbroker.client.consuming import Consuming
 from zbroker.client.core import Core, Seconds, seconds
@@ -97,12 +97,13 @@ class Puller:
         if begin.offset >= 0:
             raise InvalidArgument("start: 'last', 'first' or a datetime with a time zone")
         core.check_open()
-        self._core, self._group = core, group or ""
+        self._core, self._group = core, ""
         self._rng = random.Random(names.random_id())
         self._session = names.hex_id(names.random_id())
         self._terms: Terms | None = None
         if group is not None:
             self._terms = terms_of(group, core.id, self._session, begin, **options)
+            self._group = self._terms.group
             begin = Start("committed", otherwise=begin)
         self._mind = Consuming(self._group, begin, self._session, self._rng)
         self._inbox = Inbox(core, self._group, self._mind)
@@ -224,7 +225,6 @@ class Puller:
                 else:
                     known[name] = Progress.of(*assigned.tracker.snapshot()[:2])
             lost = list(self._mind.lost)
-            self._mind.lost.clear()
         return known | (yield from self._commit_places_flow(done, lost))
 
     def _commit_named_flow(self, named: list[tuple[Queue, Progress]]) -> Flow:
@@ -245,15 +245,21 @@ class Puller:
             ]
         session = self._session if any(entry.token for entry in entries) else ""
         rows = yield from progress_flows.commit(self._group, session, entries, list(done))
-        errors = [make("FENCED", f"{_text(queue)} went to another member") for queue in lost]
+        errors = [
+            (queue, make("FENCED", f"{_text(queue)} went to another member")) for queue in lost
+        ]
+        errors += [
+            (_name(place), row) for place, row in zip(done, rows) if isinstance(row, ZBrokerError)
+        ]
         with self._inbox.lock:
             for assigned, entry, row in zip(held, entries, rows):
                 if assigned is not None and assigned.token:
                     self._told(assigned, entry, row)
+            if errors:  # one is raised, and is told with it; the others the next time
+                self._mind.lost.pop(errors[0][0], None)
         self._inbox.wake()
-        errors += [row for row in rows if isinstance(row, ZBrokerError)]
         if errors:
-            raise errors[0]
+            raise errors[0][1]
         return {_name(place): progress_flows.progress_of(row) for place, row in zip(done, rows)}
 
     def _told(self, assigned: Assigned, entry: ops.CommitEntry, row: Any) -> None:
@@ -358,6 +364,7 @@ class PullConsumer(Puller):
         got = self._polling.poll(max_messages)
         if got or not wait_s:
             return got
+        waiting.check("poll with a timeout")
         ends = time.monotonic() + wait_s
         while not got and (left := ends - time.monotonic()) > 0 and self._inbox.wait(left):
             got = self._polling.poll(max_messages)

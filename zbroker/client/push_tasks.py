@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from zbroker import limits
+from zbroker.client.chunks import Chunk
 from zbroker.client.core import Seconds, seconds
 from zbroker.client.pushing import Pushing
 from zbroker.client.received import Received
@@ -37,6 +38,7 @@ class _Tasks:
         self.alive: set[asyncio.Task[None]] = set()
         self._name = name
         self._idle: deque[asyncio.Future[None]] = deque()
+        self._busy: dict[Chunk, asyncio.Task[None]] = {}
         self._thread = 0
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -50,6 +52,10 @@ class _Tasks:
     def wake(self) -> None:
         """Lets one that waits look for something."""
         self._call(self._wake_one)
+
+    def late(self, chunk: Chunk) -> None:
+        """Cancels the handler that the owner of a chunk is in; one that goes on is left alone."""
+        self._call(lambda: self._cancel(chunk))
 
     def end(self) -> None:
         """Lets all that wait return."""
@@ -76,6 +82,11 @@ class _Tasks:
         elif not self.alive and not self.pushing.ended:
             self.pushing.leave(0)  # they were cancelled: the loop comes to its end
 
+    def _cancel(self, chunk: Chunk) -> None:
+        task = self._busy.pop(chunk, None)
+        if task is not None:
+            task.cancel(f"no result in time: {chunk.parts[-1]!r:.200}")
+
     def _wake_one(self) -> None:
         while self._idle:
             waiter = self._idle.popleft()
@@ -97,19 +108,30 @@ class _Tasks:
                 self._idle.append(waiter)
                 await waiter
                 continue
-            call = chunk.handler.call
-            for part in chunk.rest:
-                try:
-                    await call(part)
-                except (KeyboardInterrupt, SystemExit, GeneratorExit):
-                    raise  # the loop or the coroutine is to end
-                except BaseException as error:
-                    if isinstance(error, asyncio.CancelledError) and task.cancelling():
-                        raise  # this task is meant, not something within the handler
-                    pushing.failed(chunk, part, error)
+            self._busy[chunk] = task
+            try:
+                await self._handle(chunk, task)
+            finally:
+                late = self._busy.pop(chunk, None) is None
+            if late:
+                task.uncancel()
             if not pushing.finish(chunk):
                 return
             await asyncio.sleep(0)  # a handler that never waits must leave room for others
+
+    async def _handle(self, chunk: Chunk, task: asyncio.Task[None]) -> None:
+        call = chunk.handler.call
+        for part in chunk.rest:
+            try:
+                await call(part)
+            except (KeyboardInterrupt, SystemExit, GeneratorExit):
+                raise  # the loop or the coroutine is to end
+            except BaseException as error:
+                late = chunk not in self._busy
+                if isinstance(error, asyncio.CancelledError) and task.cancelling() > late:
+                    raise  # this task is meant, not something within the handler
+                if not late:
+                    self.pushing.failed(chunk, part, error)
 
 
 class Consumer:

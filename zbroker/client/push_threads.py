@@ -17,12 +17,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from zbroker import limits
+from zbroker.client import waiting
+from zbroker.client.chunks import Chunk
 from zbroker.client.core import Seconds, seconds
 from zbroker.client.pushing import Pushing
 from zbroker.client.received import Received
 from zbroker.client.signals import caught
 from zbroker.client.subscribing import ConsumerStats, Handlers, PushSettings
-from zbroker.errors import Closed, Internal, InvalidArgument, Timeout, ZBrokerError
+from zbroker.errors import Closed, InvalidArgument, Timeout, ZBrokerError
 
 if TYPE_CHECKING:
     from zbroker.client.blocking import Client
@@ -60,6 +62,9 @@ class _Threads:
         with self._some:
             self._arrivals += 1
             self._some.notify()
+
+    def late(self, chunk: Chunk) -> None:
+        """A thread cannot be ended: it is left alone."""
 
     def end(self) -> None:
         """Lets all that wait return."""
@@ -160,8 +165,7 @@ class Consumer:
                 live session has this client id (CLIENT_ID_IN_USE).
             Unreachable, Timeout: no directory answers; it may be tried again.
         """
-        if self._client._core.io.is_own():
-            raise Internal("a callback of the client's own thread must not wait")
+        waiting.check("start")
         pushing = self._begin()
         joined = threading.Event()
         errors: list[ZBrokerError] = []

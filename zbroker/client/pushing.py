@@ -5,7 +5,9 @@ that run handlers. It is ticked with the inbox, too: from there it looks after w
 what is given back. The inbox's lock guards all of it; decoding is done by workers, outside of it.
 
 Workers are `concurrency`, and as many more at most in place of those whose handlers run longer than
-the consume timeout: these are left alone, and count again when they come back.
+the consume timeout: a task is cancelled, a thread left alone, and they count again when they come
+back. When none is left, nothing that is held would ever be handled here: the consumer leaves its
+group, so that other members get the queues, and joins again as soon as one comes back.
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ class Workers(Protocol):
     def wake(self) -> None:
         """Lets one that has nothing to do look for something."""
 
+    def late(self, chunk: Chunk) -> None:
+        """The call that the owner of a chunk is in has run out of time."""
+
     def end(self) -> None:
         """There is nothing more to do: all that wait return."""
 
@@ -76,16 +81,17 @@ class Pushing:
         terms = msgspec.structs.replace(
             settings.terms, client_id=name, session=names.hex_id(names.random_id())
         )
-        rng = random.Random(names.random_id())
+        rng = self._rng = random.Random(names.random_id())
         reading = Consuming(terms.group, Start("last"), terms.session, rng, settings.prefetch)
         self._sharing = Sharing(terms, reading, rng)
         self.inbox = Inbox(core, terms.group, reading, self._sharing)
         self.ended = False
         self.fatal: ZBrokerError | None = None
         self._core, self._group, self._workers = core, terms.group, workers
+        self._terms, self._timeout_ms = terms, settings.timeout_ms
         self._concurrency = settings.concurrency
         self._started = self._late = 0
-        self._armed = self._stopping = False
+        self._armed = self._stopping = self._away = False
         self._back = GivingBack(terms.group, terms.session, settings.max_retries, rng)
         self._handing = Handing(handlers, reading.take, self._back, settings.timeout_ms)
         self._last_error: ZBrokerError | None = None
@@ -130,7 +136,7 @@ class Pushing:
                 handing.handled, handing.retried, handing.dead, handing.timed_out,
                 len(handing.running), sum(one.messages for one in held.values()),
                 tuple(sorted(held)), tuple(sorted(q for q, one in held.items() if one.paused)),
-                self._sharing.membership.members, self._last_error,
+                self._sharing.membership.members, self._last_error, self._late,
             )
 
     # --- for workers
@@ -178,6 +184,7 @@ class Pushing:
             room = self._room()
             if not on_time:
                 self._late -= 1
+                room = room or self._away
                 if self._started - self._late > self._concurrency:
                     self._started -= 1
                     return False
@@ -191,8 +198,8 @@ class Pushing:
         """Looks after what runs, and sends what is given back."""
         handing = self._handing
         with self.inbox.lock:
-            late = handing.look(now) if now >= handing.next_look() else 0
-            more = self._replacements(late)
+            late = handing.look(now) if now >= handing.next_look() else []
+            more = self._replacements(len(late))
             outs = self._back.take_outgoing(now)
             errors = self._take_errors()
             idle = not handing.running or handing.stale
@@ -205,11 +212,15 @@ class Pushing:
             self._send(out, now)
         if more:
             self._replace(more)
+        for chunk in late:  # after that: workers that are none at a time would be the end
+            self._workers.late(chunk)
+        self._leave_or_return(now)
         if wanted:
             self._workers.wake()
         if room:
             self.inbox.wake()
-        if not self.ended and (self._sharing.gone or self.inbox.closed is not None):
+        left = self._sharing.gone and not self._away
+        if not self.ended and (left or self.inbox.closed is not None):
             self._end()
 
     def next_deadline(self) -> int | None:
@@ -266,6 +277,34 @@ class Pushing:
                 with self.inbox.lock:
                     self._started -= 1
                 self._note(make("BUSY", f"no thread in place of a handler that hangs: {error}"))
+
+    def _leave_or_return(self, now: int) -> None:
+        """Is out of the group while no worker is left."""
+        stuck = 0 < self._started <= self._late
+        if stuck == self._away or self._stopping or self.inbox.closed is not None:
+            return
+        if stuck:
+            self._away = True
+            self._note(make(
+                "BUSY",
+                f"all {self._late} workers are in handlers that run longer than "
+                f"{self._timeout_ms / 1000:g} s: out of the group until one of them returns",
+            ))
+            self.inbox.leave(limits.LEASE_DRAIN_MS, lambda: None)
+        elif self._sharing.gone:
+            self._away = False
+            self._return(now)
+
+    def _return(self, now: int) -> None:
+        """Joins the group again; what was not released has an owner, or will expire."""
+        inbox, subscription = self.inbox, self._sharing.membership.subscription
+        with inbox.lock:
+            for assigned in list(inbox.mind.queues.values()):
+                inbox.mind.forget(assigned)
+            self._sharing = inbox.sharing = Sharing(self._terms, inbox.mind, self._rng)
+            for topic, tags in subscription.items():
+                self._sharing.membership.subscribe(topic, tags, now)
+        inbox.wake()
 
     def _note(self, error: ZBrokerError) -> None:
         _log.warning("group %s: %s", self._group, error)

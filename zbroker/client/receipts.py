@@ -2,6 +2,10 @@
 
 A future is (batch, place in it), 100 ns to make. The batch is settled once for all its messages;
 only a batch on which somebody waits has an event. Everything else is made when it is looked at.
+
+An error that is kept (of a batch, of what was closed) is never raised itself, but a copy: it would
+grow by every raise, and hold the frames, which hold futures, which hold the batch, which holds it:
+for ever, because the garbage collector does not look into a future (`gc=False`).
 """
 
 from __future__ import annotations
@@ -9,11 +13,13 @@ from __future__ import annotations
 import concurrent.futures
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from datetime import datetime
 from typing import TypeVar, overload
 
 import msgspec
 
+from zbroker.client import waiting
 from zbroker.client.batches import Batch
 from zbroker.errors import Timeout, ZBrokerError
 
@@ -43,7 +49,7 @@ class Receipt(msgspec.Struct, frozen=True):
 def receipt_of(batch: Batch, index: int) -> Receipt:
     """The receipt of one message of a settled batch; raises the error of a failed one."""
     if batch.error is not None:
-        raise batch.error.with_traceback(None)  # all messages share it: it must not grow
+        raise copy(batch.error)
     place = batch.place
     assert place is not None, "a stored batch has a place"
     offset = batch.offset + index if batch.offset >= 0 else -1
@@ -69,19 +75,24 @@ class SendFuture(msgspec.Struct, gc=False, frozen=True):
             Timeout: not decided within `timeout`; the message is still on its way.
             ZBrokerError: the message was not stored, or (`maybe_stored`) it is not known.
         """
-        if not self.batch.wait(timeout):
-            raise Timeout(f"topic {self.batch.topic}: not acknowledged within {timeout} s")
+        self._wait(timeout)
         return receipt_of(self.batch, self.index)
 
     def exception(self, timeout: float | None = None) -> ZBrokerError | None:
         """Waits and returns why the message was not stored, None if it was."""
-        if not self.batch.wait(timeout):
-            raise Timeout(f"topic {self.batch.topic}: not acknowledged within {timeout} s")
-        return self.batch.error
+        self._wait(timeout)
+        return copy(self.batch.error)
 
     def done(self) -> bool:
         """Says whether the outcome is known."""
         return self.batch.done
+
+    def _wait(self, timeout: float | None) -> None:
+        if self.batch.done:
+            return
+        waiting.check("result")
+        if not self.batch.wait(timeout):
+            raise Timeout(f"topic {self.batch.topic}: not acknowledged within {timeout} s")
 
     def __repr__(self) -> str:
         batch = self.batch
@@ -89,7 +100,10 @@ class SendFuture(msgspec.Struct, gc=False, frozen=True):
         return f"SendFuture({batch.topic}, {state})"
 
     def add_done_callback(self, callback: Callable[[SendFuture], object]) -> None:
-        """Calls `callback` with this future once it is done, in the client's I/O thread."""
+        """Calls `callback` with this future once it is done, in the client's I/O thread.
+
+        It must not wait there: what does is an InvalidArgument, and a full buffer Busy at once.
+        """
         self.batch.add_callback(lambda: callback(self))
 
     def concurrent(self) -> concurrent.futures.Future[Receipt]:
@@ -175,7 +189,7 @@ class SendManyError(ZBrokerError):
 
 
 def _outcome(batch: Batch, index: int) -> Receipt | ZBrokerError:
-    return batch.error or receipt_of(batch, index)
+    return copy(batch.error) or receipt_of(batch, index)
 
 
 def receipts(runs: list[tuple[Batch, int, int]]) -> Sequence[Receipt]:

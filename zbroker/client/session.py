@@ -28,7 +28,7 @@ class Session:
     Args:
         entries: addresses of NameServers or gateways, asked in turn.
         rng: for jitter; seeded in tests.
-        connect_ms: an entry that has not answered yet is given up after so long.
+        connect_ms: an entry that does not answer is given up after so long.
 
     Attributes:
         places: what is known of brokers and topics.
@@ -78,8 +78,6 @@ class Session:
             retry: False hands every answered error to `done` at once.
         """
         request.id = call_id = self._new_id()
-        if place == ENTRY and not self.answered:
-            deadline = min(deadline, now + self._connect_ms)
         op = ops.BY_REQUEST[type(request)].name
         silence = wait_ms + limits.REPLY_GRACE_MS
         call = Call(call_id, op, place, [], deadline, silence, retry, done)
@@ -87,7 +85,9 @@ class Session:
             call.frames = [b"", codec.encode_request(request), *(payload or ())]
         except Exception as crash:  # one caller's trouble must not end the thread of all
             call.error = Internal(f"{op}: the request cannot be encoded: {crash!r:.200}")
-            call.deadline = now
+            call.deadline = call.until = now
+        if place == ENTRY:
+            call.deadline = min(call.deadline, now + self._connect_ms)
         heappush(self._timers, (call.deadline, call_id, call))
         if call.error is None:
             self._dispatch(call, now)
@@ -246,6 +246,12 @@ class Session:
 
     def _give_up(self, call: Call, now: int) -> None:
         if not self._is_open(call):
+            return
+        if call.error is not None and now < call.until:  # the entry does answer
+            call.deadline = call.until
+            heappush(self._timers, (call.deadline, call.id, call))
+            if call.id in self._waiting:
+                self._dispatch(call, now)
             return
         if call.place == ENTRY:
             self.answered = False

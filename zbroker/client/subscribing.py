@@ -37,6 +37,8 @@ class ConsumerStats(msgspec.Struct, frozen=True):
         paused: of these, not fetched now because too much of them is not done.
         members: of the group, this one included.
         last_error: what was not as it should be, the latest.
+        late: calls that have run out of time and have not returned. When no thread or task is left,
+            the consumer is out of its group until one of them returns.
     """
 
     handled: int
@@ -49,6 +51,7 @@ class ConsumerStats(msgspec.Struct, frozen=True):
     paused: tuple[Queue, ...]
     members: int
     last_error: ZBrokerError | None
+    late: int = 0
 
 
 class PushSettings(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """The I/O thread of a client: the only place of the SDK that touches sockets.
 
-    wait for answers, a wake-up or a deadline -> take answers -> what callers posted -> parts tick
-    -> session ticks -> send
+    wait for answers, a wake-up or a deadline -> take answers -> what callers posted
+    -> sleepers tick -> parts tick, which see what came of that -> session ticks -> send
 
 Callers hand over by `post` and are never inside ZeroMQ, so Ctrl-C cannot tear a message apart. One
 DEALER a door, with frame calls and int flags (hotpath 2); a fresh one for every reconnect, because
@@ -18,10 +18,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from copy import copy
+from typing import Any
 
 import zmq
 
 from zbroker import limits
+from zbroker.client import waiting
 from zbroker.client.door import Reopen, Shut
 from zbroker.client.session import Session
 from zbroker.client.sleepers import Part, Sleepers
@@ -43,7 +46,7 @@ class IoThread:
 
     Attributes:
         closed: why nothing can be asked any more; None while it can.
-        parts: ticked every turn, in this order.
+        parts: ticked every turn, in this order, behind the sleepers.
         sleepers: ticked when they were touched or are due.
         turn_ends: called at the end of every turn.
     """
@@ -71,7 +74,7 @@ class IoThread:
         if self.closed is not None:  # meanwhile: unless the thread has taken it, nobody will
             with contextlib.suppress(ValueError, IndexError):
                 self._posted.remove(job)
-                raise self.closed
+                raise copy(self.closed)
         self.wake()
 
     def wake(self, part: Part | None = None) -> None:
@@ -87,7 +90,7 @@ class IoThread:
     def start(self) -> None:
         """Starts the thread if it does not run; raises Closed."""
         if self.closed is not None:
-            raise self.closed
+            raise copy(self.closed)
         if self._thread is not None:
             return
         with self._lock:
@@ -134,6 +137,7 @@ class IoThread:
     # --- in the thread
 
     def _run(self) -> None:
+        waiting.forbid()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         context.linger = 0
         self._poller.register(self._wake_out, zmq.POLLIN)
@@ -165,19 +169,14 @@ class IoThread:
 
     def _step(self, now: int) -> None:
         self._work_off(now)
+        self.sleepers.tick(now)
         for part in self.parts:
             part.tick(now)
-        self.sleepers.tick(now)
         self.session.tick(now)
 
     def _work_off(self, now: int) -> None:
-        """Does what was posted; one caller's trouble must not end the thread of all."""
         while self._posted:
-            job = self._posted.popleft()
-            try:
-                job(now)
-            except Exception:
-                _log.exception("a job of a zbroker client has failed")
+            _guarded(self._posted.popleft(), now)
 
     def _wait_ms(self) -> int:
         if self._signalled:
@@ -256,8 +255,8 @@ class IoThread:
         self._work_off(now)
         for _ in range(2):  # what ends here may ask for something more
             for part in (*self.parts, *self.sleepers):
-                self._fail(part.fail_all, error, now)
-            self._fail(self.session.fail_all, error, now)
+                _guarded(part.fail_all, error, now)
+            _guarded(self.session.fail_all, error, now)
         for turn_end in self.turn_ends:
             turn_end()
         wake_in, self._wake_in = self._wake_in, -1
@@ -266,13 +265,12 @@ class IoThread:
             os.close(self._wake_out)
 
 
-    def _fail(
-        self, fail_all: Callable[[ZBrokerError, int], None], error: ZBrokerError, now: int
-    ) -> None:
-        try:
-            fail_all(error, now)
-        except Exception:
-            _log.exception("the end of a zbroker client was not told to all who wait")
+def _guarded(job: Callable[..., None], *args: Any) -> None:
+    """Calls a job: one caller's trouble must not end the thread of all."""
+    try:
+        job(*args)
+    except Exception:
+        _log.exception("a job of a zbroker client has failed")
 
 
 def _wake_pair() -> tuple[int, int]:

@@ -131,6 +131,15 @@ class TopicLane:
         self.rekeyed = before is not None and len(before.keyed) != len(view.keyed)
         return left
 
+    @property
+    def idle(self) -> bool:
+        """Nothing of it is on its way: it may be forgotten."""
+        lanes = self._lanes.values()
+        return not (
+            self.flying or self.unplaced or self.wanted or any(slot.open for slot in self.slots())
+            or any(lane.ready or lane.flying for lane in lanes)
+        )
+
     def take_early(self) -> list[Batch]:
         """Takes out the batches that were gathered before the route was known, oldest first."""
         early, self._early = self._early, {}
