@@ -225,7 +225,7 @@ _ROWS = (
     Row("MIXED_SHARDS", InvalidArgument, False, False, 2,
         "One request may name the queues of one worker only."),
     Row("TOO_MANY_RANGES", Busy, True, False, 6,
-        "The queue has too many acknowledged ranges; finish the oldest message first."),
+        "Too many acknowledged ranges are kept; finish the oldest messages first."),
     Row("INVALID_ARGUMENT", InvalidArgument, False, False, 2, "An argument is outside its limits."),
     Row("MALFORMED", Malformed, False, False, 2, "The bytes are not of the protocol's form."),
     Row("UNKNOWN_OP", InvalidArgument, False, False, 2, "No such operation in this version."),

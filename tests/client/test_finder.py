@@ -51,15 +51,6 @@ class Finding(ClientSim):
             topic, self.now, self.now + deadline, lambda view, _: self.found.append(view), **given
         )
 
-    def run(self, ms: int) -> None:
-        for _ in range(ms // 20):
-            self.step(20)
-            for door in list(self.pipes):
-                while self.serve(door):
-                    pass
-                while self.hear(door):
-                    pass
-
 
 def codes(found: list[Any]) -> list[str]:
     return [each.code if isinstance(each, ZBrokerError) else "found" for each in found]

@@ -106,15 +106,6 @@ class Asking(ClientSim):
             **{"create": False, "ready": False, **options},
         )
 
-    def run(self, ms: int) -> None:
-        for _ in range(ms // 20):
-            self.step(20)
-            for door in list(self.pipes):
-                while self.serve(door):
-                    pass
-                while self.hear(door):
-                    pass
-
 
 def test_routes_are_asked_for_after_the_outage_also_when_nothing_waits_for_them() -> None:
     sim = Asking()

@@ -166,6 +166,16 @@ class ClientSim:
         pipe.replies.append([b"", header])
         return True
 
+    def run(self, ms: int) -> None:
+        """Lets milliseconds pass; all that is asked is answered."""
+        for _ in range(ms // 20):
+            self.step(20)
+            for door in list(self.pipes):
+                while self.serve(door):
+                    pass
+                while self.hear(door):
+                    pass
+
     def hear(self, door: str) -> bool:
         """The client gets one answer, if there is one."""
         pipe = self.pipes.get(door)
